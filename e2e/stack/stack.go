@@ -1,0 +1,250 @@
+// Package stack runs the whole system as real processes on free loopback ports:
+// etcd, Redis, rpc-servers and gateways. It knows them from outside only.
+package stack
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// Build builds etcd, rpc-server and http-server of the checkout at root and gives
+// the folder of the binaries. With race, our servers have the race detector.
+// progress is told what is being built.
+func Build(ctx context.Context, root string, race bool, progress func(string)) (string, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(root, ".bin")
+	if race {
+		bin = filepath.Join(bin, "race")
+	}
+	for _, b := range []struct {
+		module, pkg, name string
+		race              bool
+	}{
+		{"e2e", "./cmd/etcd", "etcd", false},
+		{"rpc-server", ".", "rpc-server", race},
+		{"http-server", ".", "http-server", race},
+	} {
+		progress("building " + b.name)
+		cmd := exec.CommandContext(ctx, "go", "build", fmt.Sprintf("-race=%t", b.race), "-o", filepath.Join(bin, b.name), b.pkg)
+		cmd.Dir = filepath.Join(root, b.module)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building %s: %w\n%s", b.name, err, out)
+		}
+	}
+	return bin, nil
+}
+
+// Options say what to start.
+type Options struct {
+	Bin string // the folder of the binaries
+	Dir string // where Redis and etcd keep their data
+	// RedisAddrs is a Redis that runs already; empty starts a redis-server.
+	RedisAddrs string
+	RPCServers int
+	Gateways   int
+	Listen     string // of the first gateway; empty takes a free port
+	// Settings are more flags for both kinds of servers.
+	Settings []string
+	// Logs is the folder of the logs, a file NAME.log a process.
+	Logs string
+}
+
+// Stack is a running system.
+type Stack struct {
+	Etcd       *Process
+	Redis      *Process // nil if it ran already
+	RPCServers []*Process
+	Gateways   []*Process
+
+	options Options
+}
+
+// Start starts the system and returns when it is ready. What was started is
+// stopped if it does not become so.
+func Start(ctx context.Context, o Options) (*Stack, error) {
+	s := &Stack{options: o}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+func (s *Stack) start(ctx context.Context) (err error) {
+	if err := os.MkdirAll(s.options.Logs, 0o755); err != nil {
+		return err
+	}
+	if s.options.RedisAddrs == "" {
+		s.Redis, err = Redis(filepath.Join(s.options.Dir, "redis"), s.log("redis"))
+		if err != nil {
+			return err
+		}
+		if err := start(ctx, s.Redis); err != nil {
+			return err
+		}
+		s.options.RedisAddrs = s.Redis.Addr
+	}
+	s.Etcd = s.etcd()
+	if err := start(ctx, s.Etcd); err != nil {
+		return err
+	}
+	for range s.options.RPCServers {
+		s.AddRPCServer()
+	}
+	for range s.options.Gateways {
+		s.AddGateway()
+	}
+	return start(ctx, append(s.RPCServers, s.Gateways...)...)
+}
+
+// Processes lists all, in the order in which they start.
+func (s *Stack) Processes() []*Process {
+	var all []*Process
+	for _, p := range []*Process{s.Redis, s.Etcd} {
+		if p != nil {
+			all = append(all, p)
+		}
+	}
+	return append(append(all, s.RPCServers...), s.Gateways...)
+}
+
+// Stop stops all, tier by tier in the reverse order of their start.
+func (s *Stack) Stop() error {
+	err := errors.Join(stop(s.Gateways...), stop(s.RPCServers...))
+	if s.Etcd != nil {
+		err = errors.Join(err, s.Etcd.Stop())
+	}
+	if s.Redis != nil {
+		err = errors.Join(err, s.Redis.Stop())
+	}
+	return err
+}
+
+// URL is the base URL of the first gateway.
+func (s *Stack) URL() string { return "http://" + s.Gateways[0].Addr }
+
+// AddRPCServer adds an rpc-server to the stack, yet to be started.
+func (s *Stack) AddRPCServer() *Process {
+	p := s.server(fmt.Sprintf("rpc-server-%d", len(s.RPCServers)+1), "rpc-server", freeAddr(), "--redis-addrs="+s.options.RedisAddrs)
+	s.RPCServers = append(s.RPCServers, p)
+	return p
+}
+
+// AddGateway adds a gateway to the stack, yet to be started.
+func (s *Stack) AddGateway() *Process {
+	addr := s.options.Listen
+	if addr == "" || len(s.Gateways) > 0 {
+		addr = freeAddr()
+	}
+	p := s.server(fmt.Sprintf("http-server-%d", len(s.Gateways)+1), "http-server", addr)
+	s.Gateways = append(s.Gateways, p)
+	return p
+}
+
+func (s *Stack) log(name string) string { return filepath.Join(s.options.Logs, name+".log") }
+
+// server is one of ours.
+func (s *Stack) server(name, binary, addr string, args ...string) *Process {
+	p := &Process{Name: name, Addr: addr, Admin: freeAddr(), Log: s.log(name), path: filepath.Join(s.options.Bin, binary)}
+	p.args = append(args, "--listen="+p.Addr, "--admin-listen="+p.Admin, "--etcd-endpoints="+s.Etcd.Addr)
+	p.args = append(p.args, s.options.Settings...)
+	p.answers = func(ctx context.Context) error { return Ready(ctx, p.Admin) }
+	return p
+}
+
+// Ready is nil if the server with this admin address is ready.
+func Ready(ctx context.Context, admin string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("not ready: %s", body)
+	}
+	return nil
+}
+
+func (s *Stack) etcd() *Process {
+	addr := freeAddr()
+	return &Process{
+		Name: "etcd", Addr: addr, Log: s.log("etcd"),
+		path:    filepath.Join(s.options.Bin, "etcd"),
+		args:    []string{"--listen=" + addr, "--dir=" + filepath.Join(s.options.Dir, "etcd")},
+		answers: func(ctx context.Context) error { return dial(ctx, addr) },
+	}
+}
+
+// Redis is a redis-server that keeps its data in dir, flushed on every write, yet
+// to be started. More are further arguments.
+func Redis(dir, log string, more ...string) (*Process, error) {
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	addr := freeAddr()
+	host, port, _ := net.SplitHostPort(addr)
+	return &Process{
+		Name: "redis", Addr: addr, Log: log,
+		path: path,
+		args: append([]string{"--bind", host, "--port", port, "--dir", dir, "--save", "",
+			"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--maxmemory-policy", "noeviction"}, more...),
+		answers: func(ctx context.Context) error { return ping(ctx, addr) },
+	}, nil
+}
+
+func dial(ctx context.Context, addr string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// ping asks Redis whether it serves: it accepts connections before it has loaded
+// its data.
+func ping(ctx context.Context, addr string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Second))
+	fmt.Fprint(conn, "PING\r\n")
+	if answer, err := bufio.NewReader(conn).ReadString('\n'); answer != "+PONG\r\n" {
+		return fmt.Errorf("redis answers %q: %w", answer, err)
+	}
+	return nil
+}
+
+// freeAddr is a loopback address that nobody listens on. Its port is below those
+// that the kernel gives to outgoing connections, so that it stays free.
+func freeAddr() string {
+	for {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			return addr
+		}
+	}
+}

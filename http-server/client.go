@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudwego/kitex/client"
+	"github.com/cloudwego/kitex/pkg/connpool"
+	"github.com/cloudwego/kitex/pkg/discovery"
+	"github.com/cloudwego/kitex/pkg/loadbalance"
+	"github.com/cloudwego/kitex/pkg/loadbalance/lbcache"
+	"github.com/cloudwego/kitex/pkg/retry"
+	etcd "github.com/kitex-contrib/registry-etcd"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+
+	"im/http-server/kitex_gen/rpc"
+	"im/http-server/kitex_gen/rpc/imservice"
+)
+
+const (
+	// service is the name under which the rpc-servers are in etcd.
+	service = "demo.rpc.server"
+	// refresh is how often etcd is asked for them, and how often the balancer
+	// takes what was found: the view is at most twice that old.
+	refresh = 500 * time.Millisecond
+	// connectTimeout is generous: on a busy machine Kitex's 50 ms misfires.
+	connectTimeout = 500 * time.Millisecond
+)
+
+// dial makes the client that all requests share. It needs neither etcd nor an
+// rpc-server yet. Each attempt of a call gets attemptTimeout; a call that fails
+// in transport is tried again, which is safe since every send has a key.
+func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Duration) (imservice.Client, error) {
+	// Left alone, gRPC's back-off would grow to two minutes.
+	reconnect := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}}
+	inner, err := etcd.NewEtcdResolver(etcdEndpoints, func(c *etcd.Config) {
+		c.EtcdConfig.DialOptions = append(c.EtcdConfig.DialOptions, grpc.WithConnectParams(reconnect))
+		c.EtcdConfig.Logger = zap.NewNop() // it repeats for ever what watch says once
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ETCD_ENDPOINTS: %w", err)
+	}
+	r := &resolver{Resolver: inner}
+	go r.watch(ctx)
+
+	retries := retry.NewFailurePolicyWithResultRetry(retry.AllErrorRetry())
+	retries.WithRetryBreaker(0.3) // Kitex allows no more
+	return imservice.NewClient(service,
+		client.WithResolver(r),
+		client.WithLoadBalancer(loadbalance.NewWeightedBalancer(), &lbcache.Options{RefreshInterval: refresh, ExpireInterval: time.Hour}),
+		client.WithLongConnection(connpool.IdleConfig{MaxIdlePerAddress: 256, MaxIdleGlobal: 4096, MaxIdleTimeout: time.Minute}),
+		client.WithConnectTimeout(connectTimeout),
+		client.WithRPCTimeout(attemptTimeout),
+		client.WithFailureRetry(retries),
+	)
+}
+
+// resolver gives the rpc-servers that etcd named last, at once: while etcd is
+// away, calls go on with them.
+type resolver struct {
+	discovery.Resolver // asks etcd
+	known              atomic.Pointer[discovery.Result]
+}
+
+var errNoServer = errors.New("no rpc-server is known")
+
+func (r *resolver) Resolve(context.Context, string) (discovery.Result, error) {
+	if known := r.known.Load(); known != nil {
+		return *known, nil
+	}
+	return discovery.Result{}, errNoServer
+}
+
+// Name differs from that of the resolver inside, so that their caches do too.
+func (r *resolver) Name() string { return "etcd-last-known" }
+
+// watch asks etcd again and again until ctx ends.
+func (r *resolver) watch(ctx context.Context) {
+	failing := false
+	for ctx.Err() == nil {
+		asking, cancel := context.WithTimeout(ctx, 2*refresh)
+		found, err := r.Resolver.Resolve(asking, service)
+		cancel()
+		switch {
+		case err == nil:
+			r.known.Store(&found)
+			if failing {
+				slog.Info("etcd names rpc-servers again")
+			}
+		case !failing && ctx.Err() == nil:
+			slog.Warn("etcd names no rpc-server; going on with those known", "err", err)
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+		case <-time.After(refresh):
+		}
+	}
+}
+
+// reaches gives a check that is nil while an rpc-server answers: it asks for a
+// page of no chat, to which any Code is a sign of life.
+func reaches(client imservice.Client) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := client.Pull(ctx, &rpc.PullRequest{})
+		return err
+	}
+}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// config is every setting: a flag and an environment variable each, --listen and
+// LISTEN. The defaults work from a checkout.
+type config struct {
+	Listen       string     `default:":8080" help:"Address to serve HTTP on."`
+	AdminListen  string     `default:"127.0.0.1:8081" help:"Address of /healthz and /readyz."`
+	Pprof        bool       `help:"Serve /debug/pprof on the admin address."`
+	LogLevel     slog.Level `default:"info" help:"Least level of log lines: debug, info, warn or error."`
+	MaxTextBytes int        `default:"65536" help:"Most bytes of a message's text, as the rpc-servers have it."`
+	MaxBodyBytes int        `default:"1048576" help:"Most bytes of a request's body; at least 6 times MAX_TEXT_BYTES and 4096, so that any text fits in any escaping."`
+
+	EtcdEndpoints []string `default:"localhost:2379" help:"host:port of each etcd member, separated by commas."`
+
+	RequestTimeout time.Duration `default:"1s" help:"How long a request may take; each attempt at an rpc-server gets a third of it."`
+	DrainTimeout   time.Duration `default:"5s" help:"How long to wait, when stopping, for connections that are open."`
+
+	Serve       struct{} `cmd:"" default:"withargs" hidden:""`
+	Healthcheck struct{} `cmd:"" help:"Ask a running http-server whether it is ready; exit 0 or 1."`
+
+	command string
+}
+
+// parseConfig reads args and the environment, where an empty variable counts as
+// unset. It prints the help and exits when asked to.
+func parseConfig(args []string) (config, error) {
+	for _, variable := range os.Environ() {
+		if name, ok := strings.CutSuffix(variable, "="); ok {
+			os.Unsetenv(name)
+		}
+	}
+	var cfg config
+	parser, err := kong.New(&cfg, kong.DefaultEnvars(""), kong.Description("The gateway of im: HTTP in, JSON or protobuf; rpc-servers behind, found through etcd."))
+	if err != nil {
+		return cfg, err
+	}
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		return cfg, err
+	}
+	cfg.command = parsed.Command()
+	return cfg, cfg.check()
+}
+
+func (c *config) check() error {
+	switch least := 6*c.MaxTextBytes + 4096; {
+	case c.MaxTextBytes < 1:
+		return errors.New("MAX_TEXT_BYTES: must be at least 1")
+	case c.MaxBodyBytes < least:
+		return fmt.Errorf("MAX_BODY_BYTES: must be at least %d, to hold a text of MAX_TEXT_BYTES in any escaping", least)
+	case c.RequestTimeout <= 0:
+		return errors.New("REQUEST_TIMEOUT: must be more than 0")
+	case c.DrainTimeout <= 0:
+		return errors.New("DRAIN_TIMEOUT: must be more than 0")
+	}
+	return nil
+}

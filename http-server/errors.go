@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"github.com/cloudwego/hertz/pkg/app"
+	"github.com/cloudwego/kitex/pkg/kerrors"
+	"github.com/go-json-experiment/json"
+
+	"im/http-server/kitex_gen/rpc"
+)
+
+// problem is an error as the caller sees it, in the form of RFC 9457.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	// Detail says what to change, in words for the caller.
+	Detail string `json:"detail"`
+
+	cause error // for the log; nil where the detail says all
+}
+
+func (p *problem) Error() string { return p.Detail }
+
+func newProblem(status int, detail string, cause error) *problem {
+	return &problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, cause: cause}
+}
+
+// badRequest is a request that breaks a rule; detail says which.
+func badRequest(detail string) *problem { return newProblem(http.StatusBadRequest, detail, nil) }
+
+func unavailable(cause error) *problem {
+	return newProblem(http.StatusServiceUnavailable, "the service is unavailable for now; try again later, a send with the same Idempotency-Key", cause)
+}
+
+func late(cause error) *problem {
+	return newProblem(http.StatusGatewayTimeout, "the service took too long; try again later, a send with the same Idempotency-Key", cause)
+}
+
+func defect(cause error) *problem {
+	return newProblem(http.StatusInternalServerError, "the service has a defect, which its log describes", cause)
+}
+
+// answered is a response of rpc-server.
+type answered interface {
+	GetCode() int32
+	GetMsg() string
+}
+
+// outcome turns what came of an RPC into what the caller is told. nil is success.
+func outcome(resp answered, err error) error {
+	if err != nil {
+		switch {
+		case errors.Is(err, kerrors.ErrRPCTimeout), errors.Is(err, kerrors.ErrTimeoutByBusiness):
+			return late(err)
+		case errors.Is(err, kerrors.ErrServiceDiscovery), errors.Is(err, kerrors.ErrLoadbalance), errors.Is(err, kerrors.ErrNoMoreInstance),
+			errors.Is(err, kerrors.ErrGetConnection), errors.Is(err, kerrors.ErrCircuitBreak), errors.Is(err, kerrors.ErrRemoteOrNetwork):
+			return unavailable(err)
+		}
+		return defect(err)
+	}
+	cause := errors.New("rpc-server: " + resp.GetMsg())
+	switch rpc.Code(resp.GetCode()) {
+	case rpc.Code_OK:
+		return nil
+	case rpc.Code_INVALID:
+		return badRequest(resp.GetMsg())
+	case rpc.Code_UNAVAILABLE:
+		return unavailable(cause)
+	case rpc.Code_DEADLINE:
+		return late(cause)
+	}
+	return defect(cause)
+}
+
+// refuse answers with the problem that err is; any other error is a defect.
+func refuse(ctx context.Context, c *app.RequestContext, err error) {
+	var p *problem
+	if !errors.As(err, &p) {
+		p = defect(err)
+	}
+	level := slog.LevelDebug
+	switch p.Status {
+	case http.StatusInternalServerError:
+		level = slog.LevelError
+	case http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		level = slog.LevelWarn
+		c.Header("Retry-After", "1")
+	}
+	slog.Log(ctx, level, "refused", "status", p.Status, "path", string(c.Path()), "detail", p.Detail, "err", p.cause)
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // a struct of strings and a number
+	}
+	c.Data(p.Status, "application/problem+json", body)
+}

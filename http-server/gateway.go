@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/cloudwego/hertz/pkg/app"
+	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
+	"github.com/cloudwego/hertz/pkg/common/utils"
+	"github.com/cloudwego/hertz/pkg/route"
+
+	"im/http-server/api_gen/api"
+	"im/http-server/kitex_gen/rpc"
+	"im/http-server/kitex_gen/rpc/imservice"
+)
+
+// gateway answers HTTP requests by asking the rpc-servers.
+type gateway struct {
+	rpc     imservice.Client
+	timeout time.Duration // of a request, its retries included
+	maxBody int           // bytes
+}
+
+func (g *gateway) route(r *route.Engine) {
+	r.Use(recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
+	r.GET("/ping", g.ping)
+	r.POST("/api/send", g.handle(g.send))
+	r.GET("/api/pull", g.handle(g.pull))
+	r.NoRoute(notFound)
+	r.NoMethod(notAllowed(r))
+}
+
+func (g *gateway) ping(_ context.Context, c *app.RequestContext) {
+	c.JSON(http.StatusOK, utils.H{"message": "pong"})
+}
+
+// send stores a message. The answer is empty.
+func (g *gateway) send(ctx context.Context, c *app.RequestContext) error {
+	var req api.SendRequest
+	if err := decode(c, g.maxBody, &req); err != nil {
+		return err
+	}
+	key, err := idempotencyKey(c)
+	if err != nil {
+		return err
+	}
+	resp, err := g.rpc.Send(ctx, &rpc.SendRequest{
+		Message: &rpc.Message{Chat: req.Chat, Text: req.Text, Sender: req.Sender},
+		Key:     &key,
+	})
+	return outcome(resp, err)
+}
+
+// pull answers with a page of a chat.
+func (g *gateway) pull(ctx context.Context, c *app.RequestContext) error {
+	var req api.PullRequest
+	if err := decode(c, g.maxBody, &req); err != nil {
+		return err
+	}
+	resp, err := g.rpc.Pull(ctx, &rpc.PullRequest{
+		Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
+	})
+	if err := outcome(resp, err); err != nil {
+		return err
+	}
+	page := &api.PullResponse{
+		Messages:   make([]*api.Message, len(resp.Messages)),
+		HasMore:    resp.GetHasMore(),
+		NextCursor: resp.GetNextCursor(),
+		Total:      resp.GetTotal(),
+	}
+	for i, m := range resp.Messages {
+		page.Messages[i] = &api.Message{Chat: m.Chat, Text: m.Text, Sender: m.Sender, SendTime: m.SendTime}
+	}
+	return encode(c, page)
+}
+
+// idempotencyKey is the header's value or, without one, a fresh random key: it
+// makes the gateway's own retries store nothing twice.
+func idempotencyKey(c *app.RequestContext) (string, error) {
+	switch values := c.Request.Header.PeekAll("Idempotency-Key"); len(values) {
+	case 0:
+		return rand.Text(), nil
+	case 1:
+		return string(values[0]), nil
+	}
+	return "", badRequest("Idempotency-Key: is given more than once")
+}
+
+// handle makes a route of f: it sets the request's deadline, and answers with
+// the problem that f gives.
+func (g *gateway) handle(f func(context.Context, *app.RequestContext) error) app.HandlerFunc {
+	return func(ctx context.Context, c *app.RequestContext) {
+		ctx, cancel := context.WithTimeout(ctx, g.timeout)
+		defer cancel()
+		if err := f(ctx, c); err != nil {
+			refuse(ctx, c, err)
+		}
+	}
+}
+
+func panicked(ctx context.Context, c *app.RequestContext, err any, stack []byte) {
+	refuse(ctx, c, defect(fmt.Errorf("panic: %v\n%s", err, stack)))
+}
+
+func notFound(ctx context.Context, c *app.RequestContext) {
+	refuse(ctx, c, newProblem(http.StatusNotFound, "there is no such path; see /api/send, /api/pull and /ping", nil))
+}
+
+// notAllowed answers a path that exists with the methods that it has.
+func notAllowed(r *route.Engine) app.HandlerFunc {
+	return func(ctx context.Context, c *app.RequestContext) {
+		for _, known := range r.Routes() {
+			if known.Path == string(c.Path()) {
+				c.Response.Header.Add("Allow", known.Method)
+			}
+		}
+		refuse(ctx, c, newProblem(http.StatusMethodNotAllowed, "the method is not one of this path's, which the Allow header lists", nil))
+	}
+}

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/cloudwego/hertz/pkg/common/hlog"
+	"github.com/cloudwego/kitex/pkg/klog"
+)
+
+// logLevel is the least level that is logged.
+var logLevel slog.LevelVar
+
+// logTo makes w receive all log lines as JSON, those of Hertz and Kitex
+// too.
+func logTo(w io.Writer) {
+	slog.SetDefault(slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &logLevel})))
+	klog.SetLevel(klog.LevelDebug)
+	klog.SetOutput(frameworkLines{})
+	hlog.SetLevel(hlog.LevelDebug)
+	hlog.SetOutput(frameworkLines{})
+}
+
+// frameworkLines turns the frameworks' "time file:line: [Level] text" lines into
+// structured ones.
+type frameworkLines struct{}
+
+var frameworkLevels = map[string]slog.Level{
+	"Trace": slog.LevelDebug, "Debug": slog.LevelDebug, "Info": slog.LevelDebug, "Notice": slog.LevelInfo,
+	"Warn": slog.LevelWarn, "Error": slog.LevelError, "Fatal": slog.LevelError,
+}
+
+func (frameworkLines) Write(line []byte) (int, error) {
+	_, rest, _ := bytes.Cut(line, []byte("["))
+	level, text, _ := bytes.Cut(rest, []byte("] "))
+	slog.Log(context.Background(), frameworkLevels[string(level)], string(bytes.TrimSpace(text)))
+	return len(line), nil
+}

@@ -1,0 +1,79 @@
+// Command http-server is the gateway: it takes JSON or protobuf over HTTP and
+// asks the rpc-servers that etcd knows. It keeps nothing, so any number of them
+// may run.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/cloudwego/hertz/pkg/app/server"
+	"github.com/cloudwego/hertz/pkg/network/netpoll"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := run(ctx, os.Args[1:]); err != nil {
+		slog.Error(err.Error())
+		os.Exit(1)
+	}
+}
+
+// run serves until ctx ends, then drains and returns.
+func run(ctx context.Context, args []string) error {
+	logTo(os.Stderr)
+	cfg, err := parseConfig(args)
+	if err != nil {
+		return err
+	}
+	if cfg.command == "healthcheck" {
+		return healthcheck(ctx, cfg.AdminListen)
+	}
+	logLevel.Set(cfg.LogLevel)
+
+	client, err := dial(ctx, cfg.EtcdEndpoints, cfg.RequestTimeout/3)
+	if err != nil {
+		return err
+	}
+
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("LISTEN: %w", err)
+	}
+	srv := server.New(
+		server.WithListener(listener),
+		server.WithTransport(netpoll.NewTransporter),
+		server.WithExitWaitTime(cfg.DrainTimeout),
+		server.WithStreamBody(true), // the gateway reads bodies, and says itself when one is too large
+		server.WithDisablePreParseMultipartForm(true),
+		server.WithHandleMethodNotAllowed(true),
+		server.WithRedirectTrailingSlash(false),
+		server.WithDisableDefaultContentType(true),
+		server.WithDisablePrintRoute(true),
+	)
+	(&gateway{rpc: client, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes}).route(srv.Engine)
+	serving := make(chan error, 1)
+	go func() { serving <- srv.Run() }()
+	defer srv.Shutdown(context.WithoutCancel(ctx))
+
+	admin, err := serveAdmin(cfg.AdminListen, cfg.Pprof, check{"rpc-server", reaches(client)})
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+
+	slog.Info("serving", "address", listener.Addr().String())
+	select {
+	case err := <-serving:
+		return err
+	case <-ctx.Done():
+		slog.Info("stopping")
+		return nil
+	}
+}

@@ -1,0 +1,54 @@
+// What http-server and rpc-server say to each other. Any Thrift binary
+// client, framed or buffered, may speak it too.
+namespace go rpc
+
+// Code is what the Code field of a response holds: OK, or the HTTP status that
+// the gateway answers.
+enum Code {
+    OK          = 0   // done
+    INVALID     = 400 // the request breaks a rule; Msg says which, for the caller
+    INTERNAL    = 500 // a defect on the server's side; its log says what
+    UNAVAILABLE = 503 // the store cannot be reached or refuses; try again later
+    DEADLINE    = 504 // time ran out; a message may or may not have been stored
+}
+
+struct Message {
+    1: string Chat     // "<member1>:<member2>"; neither case nor order matters
+    2: string Text     // not empty
+    3: string Sender   // one of the two members
+    4: i64    SendTime // Unix seconds; ignored in a SendRequest
+}
+
+struct SendRequest {
+    1: required Message message
+    // Key makes a repeated send store nothing twice: 1 to 128 visible ASCII
+    // characters. Without one every send is a message of its own.
+    2: optional string  Key
+}
+
+struct SendResponse {
+    1: required i32    Code
+    2: required string Msg
+}
+
+struct PullRequest {
+    1: required string Chat
+    2: required i64    Cursor  // 0-based position of the first message of the page
+    3: required i32    Limit   // messages a page; 0 means 10, at most 1000 are served
+    4: optional bool   Reverse // count from the newest message instead of the oldest
+    5: optional i64    Total   // with Reverse: the number positions are counted back from; 0 means all
+}
+
+struct PullResponse {
+    1: required i32           Code
+    2: required string        Msg
+    3: optional list<Message> Messages
+    4: optional bool          HasMore    // whether NextCursor opens another page
+    5: optional i64           NextCursor // Cursor + the number of messages
+    6: optional i64           Total      // messages in the chat; with Reverse, the number counted back from
+}
+
+service IMService {
+    SendResponse Send(1: SendRequest req)
+    PullResponse Pull(2: PullRequest req) // the 2 is part of the wire
+}

@@ -1,0 +1,188 @@
+// Package chat is the domain: rooms of two members, their messages, and pages
+// of them, kept in Redis as one sorted set a room.
+//
+// Values are parsed, not validated: a Room, Message or Query that exists obeys
+// every rule, and nothing later checks again. The package knows neither Thrift
+// nor HTTP. What is wrong with foreign input is told in an InvalidError, whose
+// text is for the caller.
+package chat
+
+import (
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// MaxMember is the most bytes a member's name may have, as sent.
+	MaxMember = 128
+	// MaxKey is the most characters an idempotency key may have.
+	MaxKey = 128
+	// DefaultLimit is the number of messages of a page whose query says 0.
+	DefaultLimit = 10
+	// MaxLimit is the most messages of a page; a larger limit is served as this.
+	MaxLimit = 1000
+)
+
+// InvalidError says which rule the caller's input breaks, in words for the
+// caller. It begins with the name of the field.
+type InvalidError string
+
+func (e InvalidError) Error() string { return string(e) }
+
+func invalid(format string, args ...any) error {
+	return InvalidError(fmt.Sprintf(format, args...))
+}
+
+// Room is where two members talk. Neither case nor order makes another room:
+// "Jack:marcus" and "marcus:jack" are one. A member may talk to itself.
+type Room struct {
+	members [2]string // lower-cased and sorted
+}
+
+// ParseRoom reads "<member1>:<member2>". The error is an InvalidError.
+func ParseRoom(chat string) (Room, error) {
+	if chat == "" {
+		return Room{}, invalid(`chat: is required, as "<member1>:<member2>"`)
+	}
+	if !utf8.ValidString(chat) {
+		return Room{}, invalid("chat: is not valid UTF-8")
+	}
+	if strings.ContainsFunc(chat, unicode.IsControl) {
+		return Room{}, invalid("chat: has a control character: %s", quote(chat))
+	}
+	a, b, _ := strings.Cut(chat, ":")
+	if a == "" || b == "" || strings.Contains(b, ":") {
+		return Room{}, invalid(`chat: must be two names with one colon between them, as in "jack:marcus", not %s`, quote(chat))
+	}
+	if len(a) > MaxMember || len(b) > MaxMember {
+		return Room{}, invalid("chat: a member has more than %d bytes: %s", MaxMember, quote(chat))
+	}
+	a, b = fold(a), fold(b)
+	return Room{[2]string{min(a, b), max(a, b)}}, nil
+}
+
+// String is the room's one name: both members lower-cased, sorted, joined by a
+// colon.
+func (r Room) String() string { return r.members[0] + ":" + r.members[1] }
+
+// has tells whether sender is a member. A sender that is not valid UTF-8 is
+// none: fold would turn its broken bytes into U+FFFD, which a name may hold.
+func (r Room) has(sender string) bool {
+	name := fold(sender)
+	return utf8.ValidString(sender) && (name == r.members[0] || name == r.members[1])
+}
+
+// fold is the one rule by which names that differ in case are the same.
+func fold(member string) string { return strings.ToLower(member) }
+
+// Message is what a member says in a room.
+type Message struct {
+	room   Room
+	id     string
+	sender string
+	text   string
+}
+
+// NewMessage checks what sender says in chat; text may have up to maxText bytes.
+// A key makes a repeated message the same one; with nil it is like no other. The
+// error is an InvalidError.
+func NewMessage(chat, text, sender string, key *string, maxText int) (Message, error) {
+	room, err := ParseRoom(chat)
+	if err != nil {
+		return Message{}, err
+	}
+	if sender == "" {
+		return Message{}, invalid("sender: is required")
+	}
+	if !room.has(sender) {
+		return Message{}, invalid("sender: %s is not a member of the chat %s", quote(sender), quote(chat))
+	}
+	if text == "" {
+		return Message{}, invalid("text: is required")
+	}
+	if len(text) > maxText {
+		return Message{}, invalid("text: has %d bytes, at most %d are allowed", len(text), maxText)
+	}
+	if !utf8.ValidString(text) {
+		return Message{}, invalid("text: is not valid UTF-8")
+	}
+	id := rand.Text()
+	if key != nil {
+		if id = *key; !validKey(id) {
+			return Message{}, invalid("Idempotency-Key: must be 1 to %d visible ASCII characters", MaxKey)
+		}
+	}
+	return Message{room, id, sender, text}, nil
+}
+
+func validKey(key string) bool {
+	notVisible := func(r rune) bool { return r <= ' ' || r > '~' }
+	return 1 <= len(key) && len(key) <= MaxKey && !strings.ContainsFunc(key, notVisible)
+}
+
+// Query asks for a page of a room. Build it with NewQuery.
+type Query struct {
+	room    Room
+	cursor  int64
+	limit   int64
+	reverse bool
+	total   int64
+}
+
+// NewQuery checks what a caller asks for: limit messages (0 means DefaultLimit)
+// from the 0-based position cursor on, counted from the oldest message or, with
+// reverse, back from the total-th (0 means the newest). The error is an
+// InvalidError.
+func NewQuery(chat string, cursor int64, limit int32, reverse bool, total int64) (Query, error) {
+	room, err := ParseRoom(chat)
+	if err != nil {
+		return Query{}, err
+	}
+	if cursor < 0 {
+		return Query{}, invalid("cursor: must not be negative, but is %d", cursor)
+	}
+	if limit < 0 {
+		return Query{}, invalid("limit: must not be negative, but is %d", limit)
+	}
+	if total < 0 {
+		return Query{}, invalid("total: must not be negative, but is %d", total)
+	}
+	if limit == 0 {
+		limit = DefaultLimit
+	}
+	return Query{room, cursor, min(int64(limit), MaxLimit), reverse, total}, nil
+}
+
+// Entry is a message as it lies in its room.
+type Entry struct {
+	Sender string
+	Text   string
+	// Time is when the message was stored, in microseconds since the Unix epoch.
+	// It strictly increases within a room.
+	Time int64
+}
+
+// Page is a run of messages of a room at one instant.
+type Page struct {
+	Entries []Entry
+	// HasMore tells whether there is another page at NextCursor.
+	HasMore bool
+	// NextCursor is the query's cursor plus the number of entries.
+	NextCursor int64
+	// Total is the number of messages in the room or, in reverse, the number that
+	// positions are counted back from: the query's total, if that is neither 0 nor
+	// above what the room has.
+	Total int64
+}
+
+// quote shows foreign text in an error, cut where it would grow too long.
+func quote(s string) string {
+	const most = 2*MaxMember + 1
+	if len(s) > most {
+		return fmt.Sprintf("%q and %d bytes more", s[:most], len(s)-most)
+	}
+	return fmt.Sprintf("%q", s)
+}

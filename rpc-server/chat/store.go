@@ -1,0 +1,243 @@
+package chat
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// MaxPageBytes is how many bytes of members a page may hold; one with a longer
+// message holds just that.
+const MaxPageBytes = 4 << 20
+
+// maxIndex bounds the numbers handed to Redis: its Lua counts in doubles, exact
+// up to 2^53, and no room comes near 2^52 messages.
+const maxIndex = 1 << 52
+
+var (
+	// ErrUnavailable is the error of a Redis that cannot be reached or refuses for
+	// now. What was to be stored may be stored or not, and may be a moment later.
+	ErrUnavailable = errors.New("redis is unavailable")
+	// ErrCorrupt is the error of a room that holds what this package did not write.
+	ErrCorrupt = errors.New("room holds foreign data")
+)
+
+// errSlow is why a call's context ends when Redis took its whole timeout.
+var errSlow = errors.New("no answer within the timeout")
+
+//go:embed append.lua
+var appendLua string
+
+//go:embed page.lua
+var pageLua string
+
+var (
+	appendScript = redis.NewScript(appendLua)
+	pageScript   = redis.NewScript(pageLua)
+)
+
+// Options say where Redis is and how long to wait for it.
+type Options struct {
+	// Addrs is the host:port of one server, or of several nodes of a Redis Cluster.
+	Addrs    []string
+	Username string
+	Password string
+	// TLS is nil for plain text.
+	TLS *tls.Config
+	// Timeout bounds each call, and each read and write of a connection.
+	Timeout time.Duration
+	// MaxQueued is the most messages that wait for their turn; more are refused
+	// with ErrUnavailable.
+	MaxQueued int
+}
+
+// Store keeps one sorted set a room: the score is the send time, the member is
+// the message. It is safe for concurrent use.
+type Store struct {
+	timeout time.Duration
+	// Sends and pulls have a client each, so that a large page never delays a send.
+	sends, pulls redis.UniversalClient
+	// queue lets concurrent sends share a pipeline, and so one flush of Redis's
+	// append-only file. A batch whose connection breaks is sent again: only what
+	// may run twice may ride in it.
+	queue *redis.AutoPipeliner
+}
+
+// Open prepares a store. It does not wait for Redis; Ping tells whether it
+// answers.
+func Open(o Options) (*Store, error) {
+	client := func() redis.UniversalClient {
+		return redis.NewUniversalClient(&redis.UniversalOptions{
+			Addrs:     o.Addrs,
+			Username:  o.Username,
+			Password:  o.Password,
+			TLSConfig: o.TLS,
+
+			ContextTimeoutEnabled: true,
+			ReadTimeout:           o.Timeout,
+			WriteTimeout:          o.Timeout,
+			DialTimeout:           o.Timeout,
+			// A dead Redis is told within the call's timeout, not after five dials.
+			DialerRetries: 1,
+			MaxRetries:    1,
+		})
+	}
+	s := &Store{timeout: o.Timeout, sends: client(), pulls: client()}
+	queue, err := s.sends.AsyncAutoPipelineWithOptions(&redis.AutoPipelineOptions{
+		MaxQueuedCommands: o.MaxQueued,
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.queue = queue
+	return s, nil
+}
+
+// Close closes the connections. What waits is sent first.
+func (s *Store) Close() error { return errors.Join(s.sends.Close(), s.pulls.Close()) }
+
+// Ping tells whether Redis answers. The error wraps ErrUnavailable.
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	return failure(ctx, s.sends.Ping(ctx).Err())
+}
+
+// Append stores m at the end of its room and gives its send time in microseconds
+// since the Unix epoch. When it returns, Redis has the message as durable as its
+// configuration says. A message already there stays as it is.
+//
+// The error wraps ErrUnavailable, is that of ctx, or is a defect; the message
+// may have been stored all the same.
+func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	key, member := m.room.key(), appendMember(nil, m)
+	reply, err := s.enqueue(ctx, "evalsha", appendScript.Hash(), 1, key, member)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		reply, err = s.enqueue(ctx, "eval", appendLua, 1, key, member)
+	}
+	if err != nil {
+		return 0, failure(ctx, err)
+	}
+	return parseTime(reply)
+}
+
+// enqueue sends a command along with those of other callers. It gives up when
+// ctx ends; the command may be executed nevertheless.
+func (s *Store) enqueue(ctx context.Context, args ...any) (any, error) {
+	cmd := redis.NewCmd(ctx, args...)
+	if err := s.queue.Submit(ctx, cmd).WaitContext(ctx); err != nil {
+		return nil, err
+	}
+	return cmd.Val(), nil
+}
+
+// Page reads what q asks for, at one instant. The error wraps ErrUnavailable, is
+// that of ctx, or is a defect.
+func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	reply, err := pageScript.Run(ctx, s.pulls, []string{q.room.key()},
+		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), MaxPageBytes).Slice()
+	if err != nil {
+		return Page{}, failure(ctx, err)
+	}
+	return parsePage(reply, q)
+}
+
+func parsePage(reply []any, q Query) (Page, error) {
+	if len(reply)%2 != 1 {
+		return Page{}, fmt.Errorf("%w: a page of %d values", ErrCorrupt, len(reply))
+	}
+	p := Page{Entries: make([]Entry, 0, len(reply)/2)}
+	p.Total, _ = reply[0].(int64)
+	for i := 1; i < len(reply); i += 2 {
+		member, _ := reply[i].(string)
+		sender, text, err := parseMember(member)
+		if err != nil {
+			return Page{}, err
+		}
+		t, err := parseTime(reply[i+1])
+		if err != nil {
+			return Page{}, err
+		}
+		p.Entries = append(p.Entries, Entry{sender, text, t})
+	}
+	p.NextCursor = q.cursor + int64(len(p.Entries))
+	p.HasMore = p.NextCursor < p.Total
+	return p, nil
+}
+
+func parseTime(score any) (int64, error) {
+	s, _ := score.(string)
+	t, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%w: score %q", ErrCorrupt, score)
+	}
+	return t, nil
+}
+
+// key names the sorted set of a room.
+func (r Room) key() string { return "chat:" + r.String() }
+
+func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.timeout, errSlow)
+}
+
+// failure tells an unavailable Redis from the caller's own deadline and from a
+// defect. ctx is the one from deadline. nil stays nil.
+func failure(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		if err = context.Cause(ctx); err != errSlow {
+			return err
+		}
+	}
+	if reply := redis.Error(nil); errors.As(err, &reply) && !refused(reply) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// refused tells whether Redis says by reply that it will not serve for now.
+func refused(reply redis.Error) bool {
+	return slices.ContainsFunc([]string{
+		"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "max number of clients",
+	}, func(prefix string) bool { return redis.HasErrorPrefix(reply, prefix) })
+}
+
+// durable are the settings of Redis under which an acknowledged message is on
+// disk and stays there.
+var durable = []struct{ name, want string }{
+	{"appendonly", "yes"},
+	{"appendfsync", "always"},
+	{"no-appendfsync-on-rewrite", "no"},
+	{"maxmemory-policy", "noeviction"},
+}
+
+// Undurable lists the settings of Redis by which it may lose what it
+// acknowledged, each as "name is value, not value"; none is a good sign. The
+// error is that of a Redis that does not answer or does not show its settings.
+func (s *Store) Undurable(ctx context.Context) ([]string, error) {
+	var differ []string
+	for _, d := range durable {
+		config, err := s.sends.ConfigGet(ctx, d.name).Result()
+		if err != nil {
+			return nil, err
+		}
+		if got := config[d.name]; got != d.want {
+			differ = append(differ, fmt.Sprintf("%s is %q, not %q", d.name, got, d.want))
+		}
+	}
+	return differ, nil
+}

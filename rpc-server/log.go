@@ -1,0 +1,48 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/cloudwego/kitex/pkg/klog"
+	"github.com/redis/go-redis/v9"
+)
+
+// logLevel is the least level that is logged.
+var logLevel slog.LevelVar
+
+// logTo makes w receive all log lines as JSON, those of Kitex and
+// go-redis too.
+func logTo(w io.Writer) {
+	slog.SetDefault(slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &logLevel})))
+	klog.SetLevel(klog.LevelDebug)
+	klog.SetOutput(frameworkLines{})
+	redis.SetLogger(redisLines{})
+}
+
+// frameworkLines turns the framework's "time file:line: [Level] text" lines into
+// structured ones.
+type frameworkLines struct{}
+
+var frameworkLevels = map[string]slog.Level{
+	"Trace": slog.LevelDebug, "Debug": slog.LevelDebug, "Info": slog.LevelDebug, "Notice": slog.LevelInfo,
+	"Warn": slog.LevelWarn, "Error": slog.LevelError, "Fatal": slog.LevelError,
+}
+
+func (frameworkLines) Write(line []byte) (int, error) {
+	_, rest, _ := bytes.Cut(line, []byte("["))
+	level, text, _ := bytes.Cut(rest, []byte("] "))
+	slog.Log(context.Background(), frameworkLevels[string(level)], string(bytes.TrimSpace(text)))
+	return len(line), nil
+}
+
+// redisLines takes the lines of go-redis, which tells of each connection that
+// breaks; what comes of it is logged where it matters.
+type redisLines struct{}
+
+func (redisLines) Printf(ctx context.Context, format string, v ...any) {
+	slog.DebugContext(ctx, "redis: "+fmt.Sprintf(format, v...))
+}

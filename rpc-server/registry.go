@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+)
+
+const (
+	// leaseTTL is how many seconds etcd keeps a server that died silently.
+	leaseTTL = 10
+	// etcdTimeout bounds each request to etcd.
+	etcdTimeout = 3 * time.Second
+	// etcdRetry is the pause between attempts to register, and the longest one
+	// between attempts to connect.
+	etcdRetry = time.Second
+)
+
+// registration keeps this server's address in etcd, under the key and in the
+// form that the resolver of kitex-contrib/registry-etcd reads, for as long as
+// it is not left: whenever the lease is lost, or etcd was away or lost its
+// data, it registers anew.
+type registration struct {
+	etcd       *clientv3.Client
+	key, value string
+
+	registered atomic.Bool
+	leaving    context.Context
+	cancel     context.CancelFunc
+	done       chan struct{}
+}
+
+// register begins to keep address in etcd and returns at once.
+func register(endpoints []string, address string) (*registration, error) {
+	value, err := json.Marshal(map[string]any{"network": "tcp", "address": address, "weight": 10})
+	if err != nil {
+		return nil, err
+	}
+	// Left alone, gRPC's back-off would grow to two minutes.
+	reconnect := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: etcdRetry}}
+	etcd, err := clientv3.New(clientv3.Config{
+		Endpoints:   endpoints,
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(reconnect)},
+		Logger:      zap.NewNop(), // it repeats for ever what keep says once
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ETCD_ENDPOINTS: %w", err)
+	}
+	r := &registration{
+		etcd:  etcd,
+		key:   "kitex/registry-etcd/" + service + "/" + address,
+		value: string(value),
+		done:  make(chan struct{}),
+	}
+	r.leaving, r.cancel = context.WithCancel(context.Background())
+	go r.keep()
+	return r, nil
+}
+
+// keep registers again and again until leave.
+func (r *registration) keep() {
+	defer close(r.done)
+	for {
+		err := r.hold()
+		if r.leaving.Err() != nil {
+			return
+		}
+		slog.Warn("not registered in etcd", "err", err)
+		select {
+		case <-r.leaving.Done():
+		case <-time.After(etcdRetry):
+		}
+	}
+}
+
+// hold registers and stays until leave, when it takes the address out of etcd,
+// or until the lease is lost.
+func (r *registration) hold() error {
+	ctx, cancel := context.WithTimeout(r.leaving, etcdTimeout)
+	defer cancel()
+	lease, err := r.etcd.Grant(ctx, leaseTTL)
+	if err != nil {
+		return err
+	}
+	defer r.revoke(lease.ID)
+	if _, err := r.etcd.Put(ctx, r.key, r.value, clientv3.WithLease(lease.ID)); err != nil {
+		return err
+	}
+	alive, err := r.etcd.KeepAlive(r.leaving, lease.ID)
+	if err != nil {
+		return err
+	}
+	slog.Info("registered in etcd", "key", r.key)
+	r.registered.Store(true)
+	defer r.registered.Store(false)
+	for range alive {
+	}
+	return errors.New("the lease is lost")
+}
+
+// revoke ends a lease, and with it the key. Where etcd does not answer, the lease
+// ends by itself after leaseTTL.
+func (r *registration) revoke(lease clientv3.LeaseID) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := r.etcd.Revoke(ctx, lease); err != nil {
+		slog.Warn("lease not revoked", "err", err)
+	}
+}
+
+// leave takes the address out of etcd and, if it was there, returns after wait,
+// when every gateway has noticed. It closes the connection to etcd.
+func (r *registration) leave(wait time.Duration) {
+	wasRegistered := r.registered.Load()
+	r.cancel()
+	<-r.done
+	r.etcd.Close()
+	if wasRegistered {
+		time.Sleep(wait)
+	}
+}
+
+// check is nil while the address is in etcd.
+func (r *registration) check(context.Context) error {
+	if !r.registered.Load() {
+		return errors.New("not registered")
+	}
+	return nil
+}
+
+// advertised is the address that gateways are told: the one that is set or, with
+// none, the one listened on. A server that listens on all addresses tells the
+// machine's first IPv4 address or, without a network, the loopback one.
+func advertised(set string, listening net.Addr) (string, error) {
+	if set != "" {
+		if _, _, err := net.SplitHostPort(set); err != nil {
+			return "", fmt.Errorf("ADVERTISE: %w", err)
+		}
+		return set, nil
+	}
+	addr := listening.(*net.TCPAddr)
+	ip := addr.IP
+	if ip.IsUnspecified() {
+		ip = net.IPv4(127, 0, 0, 1)
+		addrs, err := net.InterfaceAddrs()
+		if err != nil {
+			return "", fmt.Errorf("ADVERTISE: not set, and no address found: %w", err)
+		}
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+				ip = n.IP
+				break
+			}
+		}
+	}
+	return (&net.TCPAddr{IP: ip, Port: addr.Port}).String(), nil
+}
