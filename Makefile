@@ -1,5 +1,7 @@
 .DEFAULT_GOAL := help
-.PHONY: help run generate
+.PHONY: help run test lint generate
+
+MODULES := http-server rpc-server e2e tools/test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -8,6 +10,25 @@ run: ## start the whole system on localhost:8080 until Ctrl-C
 	@echo 'building the launcher'
 	@go build -C e2e -o ../.bin/up ./cmd/up
 	@set -m 2>/dev/null; .bin/up # in a process group of its own: Ctrl-C is for the launcher, which then exits 0
+
+test: ## install what it needs, then run every check and test
+	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis protoc=protobuf-compiler:protobuf thrift=thrift-compiler
+	@$(MAKE) --no-print-directory lint
+	@echo 'building the test runner'
+	@go build -C tools/test -o ../../.bin/test .
+	@.bin/test -count=1 -timeout=8m tools/test rpc-server:-race http-server:-race e2e
+
+lint: $(MODULES:%=lint/%) ## check the form of all code: gofmt, go vet, go mod tidy, staticcheck
+
+.PHONY: $(MODULES:%=lint/%)
+$(MODULES:%=lint/%): lint/%:
+	$(call check,gofmt,! find . -name '*_gen' -prune -o -name '*.go' -exec gofmt -l {} + | grep .)
+	$(call check,go vet,go vet ./...)
+	$(call check,go mod tidy,go mod tidy -diff)
+	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck $$(go list ./... | grep -v _gen))
+
+# $(call check,NAME,COMMAND) runs COMMAND in the module, and stops make if it fails.
+check = @echo 'lint $*: $(1)'; cd $* && { $(2); } || { echo '$*: $(1) finds the faults above' >&2; exit 1; }
 
 generate: ## write all generated code anew from the two IDL files (needs protoc and thrift)
 	rm -rf http-server/api_gen http-server/kitex_gen rpc-server/kitex_gen e2e/thrift_gen

@@ -1,20 +1,23 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"im/http-server/api_gen/api"
 )
@@ -58,21 +61,47 @@ func decode(c *app.RequestContext, maxBody int, req proto.Message) error {
 
 func readBody(c *app.RequestContext, most int) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(c.RequestBodyStream(), int64(most)+1))
+	if err != nil || len(body) > most {
+		c.SetConnectionClose() // what follows is no request, or would be read for nothing
+	}
 	if err != nil {
 		return nil, badRequest("the body cannot be read to its end")
 	}
 	if len(body) > most {
-		c.SetConnectionClose() // else the rest would be read, for nothing
 		return nil, newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", most), nil)
 	}
 	return body, nil
 }
 
 func decodeProtobuf(body []byte, req proto.Message) error {
-	if err := proto.Unmarshal(body, req); err != nil {
-		return badRequest(fmt.Sprintf("the body is not a protobuf message %s with strings of valid UTF-8", req.ProtoReflect().Descriptor().FullName()))
+	err := proto.Unmarshal(body, req)
+	if err == nil {
+		return nil
 	}
-	return nil
+	message := req.ProtoReflect().Descriptor()
+	if field := notUTF8(body, message.Fields()); field != "" {
+		return badRequest(string(field) + ": is not valid UTF-8")
+	}
+	return badRequest(fmt.Sprintf("the body is not a protobuf message %s", message.Name()))
+}
+
+// notUTF8 names the first string field whose bytes are not UTF-8; empty means
+// none. Unmarshal finds such a field too, but does not say which.
+func notUTF8(body []byte, fields protoreflect.FieldDescriptors) protoreflect.Name {
+	for len(body) > 0 {
+		number, wireType, tag := protowire.ConsumeTag(body)
+		value := protowire.ConsumeFieldValue(number, wireType, body[max(tag, 0):])
+		if tag < 0 || value < 0 {
+			return ""
+		}
+		if f := fields.ByNumber(number); f != nil && f.Kind() == protoreflect.StringKind && wireType == protowire.BytesType {
+			if text, _ := protowire.ConsumeBytes(body[tag:]); !utf8.Valid(text) {
+				return f.Name()
+			}
+		}
+		body = body[tag+value:]
+	}
+	return ""
 }
 
 func decodeJSON(body []byte, req proto.Message) error {
@@ -86,7 +115,7 @@ func decodeJSON(body []byte, req proto.Message) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &wrongType):
-		return badRequest(fmt.Sprintf("%s: must be %s, not %s", fieldOf(wrongType.JSONPointer), nameOf(wrongType), wrongType.JSONKind))
+		return badRequest(fmt.Sprintf("%s: must be %s, not %s", fieldOf(wrongType.JSONPointer), typeOf(wrongType), kindOf(wrongType.JSONKind)))
 	case errors.As(err, &broken) && errors.Is(err, jsontext.ErrDuplicateName):
 		return badRequest(fieldOf(broken.JSONPointer) + ": is given more than once")
 	case errors.As(err, &broken):
@@ -95,19 +124,43 @@ func decodeJSON(body []byte, req proto.Message) error {
 	return badRequest("the body is not valid JSON")
 }
 
+// fieldOf names the member of the body that p is in.
 func fieldOf(p jsontext.Pointer) string {
-	return cmp.Or(strings.TrimPrefix(string(p), "/"), "the body")
+	field, _, _ := strings.Cut(strings.TrimPrefix(string(p), "/"), "/")
+	if field == "" || len(field) > 40 {
+		return "the body"
+	}
+	return field
 }
 
-// nameOf tells in JSON's words what type a field has.
-func nameOf(err *json.SemanticError) string {
-	switch t := err.GoType; t.Kind().String() {
-	case "string", "bool":
-		return "a " + t.Kind().String()
-	case "int32", "int64":
-		return "an integer of " + strings.TrimPrefix(t.Kind().String(), "int") + " bits"
+// typeOf tells in JSON's words what type was wanted.
+func typeOf(err *json.SemanticError) string {
+	switch err.GoType.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int32:
+		return "an integer of 32 bits"
+	case reflect.Int64:
+		return "an integer of 64 bits"
 	}
-	return "a JSON object"
+	return "an object"
+}
+
+// kindOf tells in JSON's words what was there instead.
+func kindOf(k jsontext.Kind) string {
+	switch k {
+	case '{':
+		return "an object"
+	case '[':
+		return "an array"
+	case '0':
+		return "this number"
+	case '"':
+		return "a string"
+	}
+	return k.String()
 }
 
 // decodeQuery reads a query string. Parameters that a PullRequest does not have

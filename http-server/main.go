@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/cloudwego/hertz/pkg/app/server"
 	"github.com/cloudwego/hertz/pkg/network/netpoll"
@@ -46,17 +47,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
-	srv := server.New(
-		server.WithListener(listener),
-		server.WithTransport(netpoll.NewTransporter),
-		server.WithExitWaitTime(cfg.DrainTimeout),
-		server.WithStreamBody(true), // the gateway reads bodies, and says itself when one is too large
-		server.WithDisablePreParseMultipartForm(true),
-		server.WithHandleMethodNotAllowed(true),
-		server.WithRedirectTrailingSlash(false),
-		server.WithDisableDefaultContentType(true),
-		server.WithDisablePrintRoute(true),
-	)
+	srv := newServer(listener, cfg.DrainTimeout)
 	(&gateway{rpc: client, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes}).route(srv.Engine)
 	serving := make(chan error, 1)
 	go func() { serving <- srv.Run() }()
@@ -76,4 +67,19 @@ func run(ctx context.Context, args []string) error {
 		slog.Info("stopping")
 		return nil
 	}
+}
+
+// newServer is a Hertz server without routes.
+func newServer(listener net.Listener, drain time.Duration) *server.Hertz {
+	return server.New(
+		server.WithListener(listener),
+		server.WithTransport(netpoll.NewTransporter),
+		server.WithExitWaitTime(drain),
+		server.WithStreamBody(true), // the gateway reads bodies, and says itself when one is too large
+		server.WithDisablePreParseMultipartForm(true),
+		server.WithHandleMethodNotAllowed(true),
+		server.WithRedirectTrailingSlash(false),
+		server.WithDisableDefaultContentType(true),
+		server.WithDisablePrintRoute(true),
+	)
 }

@@ -114,8 +114,10 @@ func (r *registration) revoke(lease clientv3.LeaseID) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if _, err := r.etcd.Revoke(ctx, lease); err != nil {
-		slog.Warn("lease not revoked", "err", err)
+		slog.Warn("the lease is left to end", "err", err)
+		return
 	}
+	slog.Info("left etcd", "key", r.key)
 }
 
 // leave takes the address out of etcd and, if it was there, returns after wait,

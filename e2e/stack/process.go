@@ -98,7 +98,8 @@ func (p *Process) Wait(ctx context.Context) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s: ended with status %d before it answered", p.Name, p.ExitCode())
+			log, _ := os.ReadFile(p.Log)
+			return fmt.Errorf("%s: ended with status %d before it answered:\n%s", p.Name, p.ExitCode(), log[max(0, len(log)-2000):])
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w: %w", p.Name, ctx.Err(), err)
 		case <-time.After(20 * time.Millisecond):

@@ -15,4 +15,4 @@ if not score then
   end
   redis.call('ZADD', KEYS[1], score, ARGV[1])
 end
-return string.format('%.0f', score)
+return string.format('%.0f', tonumber(score))

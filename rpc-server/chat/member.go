@@ -42,11 +42,12 @@ func appendEscaped(b []byte, s string) []byte {
 	return append(b, s[from:]...)
 }
 
-// parseMember reads what appendMember wrote.
+// parseMember reads what appendMember wrote; of anything else the error wraps
+// ErrCorrupt.
 func parseMember(member string) (sender, text string, err error) {
 	var m struct{ Sender, Text string }
 	if err := json.Unmarshal([]byte(member), &m); err != nil {
-		return "", "", fmt.Errorf("member that is not ours: %w", err)
+		return "", "", fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return m.Sender, m.Text, nil
 }

@@ -36,7 +36,7 @@ while first <= last do
       return page
     end
     page[#page + 1] = chunk[i]
-    page[#page + 1] = string.format('%.0f', chunk[i + 1])
+    page[#page + 1] = string.format('%.0f', tonumber(chunk[i + 1]))
   end
   first = stop + 1
 end

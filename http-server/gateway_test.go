@@ -1,0 +1,370 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cloudwego/kitex/client"
+	"github.com/cloudwego/kitex/server"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+
+	"im/http-server/api_gen/api"
+	"im/http-server/kitex_gen/rpc"
+	"im/http-server/kitex_gen/rpc/imservice"
+)
+
+// backend is an rpc-server that answers what a test wants, over a real
+// connection, and remembers what it was asked.
+type backend struct {
+	code  atomic.Int32
+	page  *rpc.PullResponse // nil answers with the code alone
+	hold  chan struct{}     // where it is not nil, sends are answered once it is closed
+	sends chan *rpc.SendRequest
+	pulls chan *rpc.PullRequest
+}
+
+func (b *backend) Send(_ context.Context, req *rpc.SendRequest) (*rpc.SendResponse, error) {
+	b.sends <- req
+	if b.hold != nil {
+		<-b.hold
+	}
+	return &rpc.SendResponse{Code: b.code.Load(), Msg: "reason"}, nil
+}
+
+func (b *backend) Pull(_ context.Context, req *rpc.PullRequest) (*rpc.PullResponse, error) {
+	b.pulls <- req
+	if b.page != nil {
+		return b.page, nil
+	}
+	return &rpc.PullResponse{Code: b.code.Load(), Msg: "reason"}, nil
+}
+
+func newBackend() *backend {
+	return &backend{sends: make(chan *rpc.SendRequest, 1000), pulls: make(chan *rpc.PullRequest, 1000)}
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	return l
+}
+
+// serve starts a gateway in front of b and gives its base URL.
+func serve(t *testing.T, b *backend) string {
+	t.Helper()
+	l := listen(t)
+	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
+	go srv.Run()
+	t.Cleanup(func() { srv.Stop() })
+	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(connectTimeout), client.WithRPCTimeout(5*time.Second))
+	require.NoError(t, err)
+	return serveClient(t, rpcClient)
+}
+
+// serveClient starts a gateway that asks rpcClient.
+func serveClient(t *testing.T, rpcClient imservice.Client) string {
+	t.Helper()
+	l := listen(t)
+	gw := newServer(l, 10*time.Millisecond)
+	(&gateway{rpc: rpcClient, timeout: 10 * time.Second, maxBody: 1 << 20}).route(gw.Engine)
+	go gw.Run()
+	t.Cleanup(func() { gw.Shutdown(context.Background()) })
+	base := "http://" + l.Addr().String()
+	require.Eventually(t, func() bool {
+		resp, err := http.Get(base + "/ping")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil
+	}, 10*time.Second, 10*time.Millisecond)
+	return base
+}
+
+// call makes a request; headers are pairs. A body of "" is none.
+func call(t *testing.T, method, url, body string, headers ...string) (*http.Response, []byte) {
+	t.Helper()
+	var reader io.Reader
+	if body != "" {
+		reader = strings.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, url, reader)
+	require.NoError(t, err)
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return resp, answer
+}
+
+// problemIn reads a problem and checks its form.
+func problemIn(t *testing.T, resp *http.Response, body []byte) problem {
+	t.Helper()
+	var p problem
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&p), "%s", body)
+	assert.Equal(t, "application/problem+json", resp.Header.Get("Content-Type"))
+	assert.Equal(t, "about:blank", p.Type)
+	assert.Equal(t, http.StatusText(resp.StatusCode), p.Title)
+	assert.Equal(t, resp.StatusCode, p.Status)
+	assert.NotEmpty(t, p.Detail)
+	for _, internal := range []string{"api.", "proto:", "json:", "jsontext", "kitex", "rpc error", "goroutine", ".go:", "127.0.0.1"} {
+		assert.NotContains(t, strings.ToLower(p.Detail), internal)
+	}
+	return p
+}
+
+const sendBody = `{"chat":"jack:marcus","text":"hello","sender":"jack"}`
+
+func TestPing_Pongs(t *testing.T) {
+	resp, body := call(t, "GET", serve(t, newBackend())+"/ping", "")
+	assert.Equal(t, 200, resp.StatusCode)
+	assert.JSONEq(t, `{"message":"pong"}`, string(body))
+}
+
+func TestSend_PassesOnWhatWasSentAndAnswersNothing(t *testing.T) {
+	b := newBackend()
+	base := serve(t, b)
+	inProtobuf, err := proto.Marshal(&api.SendRequest{Chat: "jack:marcus", Text: "hello", Sender: "jack"})
+	require.NoError(t, err)
+	for name, request := range map[string]struct {
+		body    string
+		headers []string
+	}{
+		"no Content-Type":       {sendBody, nil},
+		"curl's Content-Type":   {sendBody, []string{"Content-Type", "application/x-www-form-urlencoded"}},
+		"JSON":                  {sendBody, []string{"Content-Type", "application/json; charset=utf-8"}},
+		"multipart":             {sendBody, []string{"Content-Type", "multipart/form-data; boundary=x"}},
+		"unknown fields":        {`{"chat":"jack:marcus","more":[{}],"text":"hello","sender":"jack"}`, nil},
+		"protobuf":              {string(inProtobuf), []string{"Content-Type", "application/x-protobuf"}},
+		"protobuf, other name":  {string(inProtobuf), []string{"Content-Type", "Application/Protobuf; v=1"}},
+		"protobuf, more fields": {string(inProtobuf) + "\x7a\x01x", []string{"Content-Type", "application/x-protobuf"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, body := call(t, "POST", base+"/api/send", request.body, request.headers...)
+			assert.Equal(t, 200, resp.StatusCode, "%s", body)
+			assert.Empty(t, body)
+			asked := <-b.sends
+			assert.Equal(t, &rpc.Message{Chat: "jack:marcus", Text: "hello", Sender: "jack"}, asked.Message)
+			assert.Len(t, asked.GetKey(), 26, "a fresh key")
+		})
+	}
+}
+
+func TestSend_KeyIsTheCallersOrFresh(t *testing.T) {
+	b := newBackend()
+	base := serve(t, b)
+	for _, key := range []string{"k", `"quoted"`, strings.Repeat("k", 129), ""} {
+		resp, _ := call(t, "POST", base+"/api/send", sendBody, "Idempotency-Key", key)
+		assert.Equal(t, 200, resp.StatusCode)
+		assert.Equal(t, key, (<-b.sends).GetKey(), "rpc-server says whether it is a good one")
+	}
+	call(t, "POST", base+"/api/send", sendBody)
+	call(t, "POST", base+"/api/send", sendBody)
+	assert.NotEqual(t, (<-b.sends).GetKey(), (<-b.sends).GetKey())
+
+	resp, body := call(t, "POST", base+"/api/send", sendBody, "Idempotency-Key", "k", "idempotency-key", "k")
+	assert.Equal(t, 400, resp.StatusCode)
+	assert.Equal(t, "Idempotency-Key: is given more than once", problemIn(t, resp, body).Detail)
+	assert.Empty(t, b.sends)
+}
+
+func TestPull_PassesOnWhatWasAsked(t *testing.T) {
+	b := newBackend()
+	base := serve(t, b)
+	inProtobuf, err := proto.Marshal(&api.PullRequest{Chat: "jack:marcus", Cursor: 5, Limit: 20, Reverse: true, Total: 9})
+	require.NoError(t, err)
+	yes, no := true, false
+	five, nine, none := int64(5), int64(9), int64(0)
+	full := &rpc.PullRequest{Chat: "jack:marcus", Cursor: five, Limit: 20, Reverse: &yes, Total: &nine}
+	plain := &rpc.PullRequest{Chat: "jack:marcus", Reverse: &no, Total: &none}
+	for name, request := range map[string]struct {
+		query, body string
+		headers     []string
+		want        *rpc.PullRequest
+	}{
+		"query":                 {"?chat=jack:marcus&cursor=5&limit=20&reverse=true&total=9", "", nil, full},
+		"encoded query":         {"?chat=j%61ck%3Amarcus", "", nil, plain},
+		"plus is a space":       {"?chat=jack+b:marcus", "", nil, &rpc.PullRequest{Chat: "jack b:marcus", Reverse: &no, Total: &none}},
+		"unknown parameters":    {"?chat=jack:marcus&page=7&page=8", "", nil, plain},
+		"false":                 {"?chat=jack:marcus&reverse=false&cursor=0&limit=0&total=0", "", nil, plain},
+		"JSON body":             {"", `{"chat":"jack:marcus","cursor":5,"limit":20,"reverse":true,"total":9}`, nil, full},
+		"JSON nulls":            {"", `{"chat":"jack:marcus","cursor":null,"limit":null,"reverse":null,"total":null}`, nil, plain},
+		"body alone is used":    {"?chat=other:one&limit=7", `{"chat":"jack:marcus"}`, nil, plain},
+		"protobuf body":         {"", string(inProtobuf), []string{"Content-Type", "application/protobuf"}, full},
+		"query beside protobuf": {"?chat=jack:marcus", "", []string{"Content-Type", "application/protobuf"}, plain},
+		"largest numbers": {"?chat=jack:marcus&cursor=9223372036854775807&limit=2147483647", "", nil,
+			&rpc.PullRequest{Chat: "jack:marcus", Cursor: 1<<63 - 1, Limit: 1<<31 - 1, Reverse: &no, Total: &none}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, body := call(t, "GET", base+"/api/pull"+request.query, request.body, request.headers...)
+			assert.Equal(t, 200, resp.StatusCode, "%s", body)
+			assert.Equal(t, request.want, <-b.pulls)
+		})
+	}
+}
+
+func TestBadRequests_NameWhatIsWrongAndReachNoRPCServer(t *testing.T) {
+	b := newBackend()
+	base := serve(t, b)
+	const protobuf = "application/x-protobuf"
+	for _, test := range []struct{ method, path, body, contentType, detail string }{
+		{"POST", "/api/send", "", "", "the body is empty"},
+		{"POST", "/api/send", " ", "", "the body: is not valid JSON"},
+		{"POST", "/api/send", "hello", "", "the body: is not valid JSON at byte 0"},
+		{"POST", "/api/send", `"hello"`, "", "the body: must be an object, not a string"},
+		{"POST", "/api/send", `[]`, "", "the body: must be an object, not an array"},
+		{"POST", "/api/send", `{"chat":7}`, "", "chat: must be a string, not this number"},
+		{"POST", "/api/send", `{"text":["x"]}`, "", "text: must be a string, not an array"},
+		{"POST", "/api/send", `{"sender":{}}`, "", "sender: must be a string, not an object"},
+		{"POST", "/api/send", `{"sender":true}`, "", "sender: must be a string, not true"},
+		{"POST", "/api/send", sendBody + sendBody, "", "the body: is not valid JSON at byte 53"},
+		{"POST", "/api/send", sendBody + "x", "", "the body: is not valid JSON at byte 53"},
+		{"POST", "/api/send", `{"chat":"a:b","chat":"a:b"}`, "", "chat: is given more than once"},
+		{"POST", "/api/send", `{"text":"` + "\xff" + `"}`, "", "text: is not valid JSON"},
+		{"POST", "/api/send", `{"text":"\ud800"}`, "", "text: is not valid JSON"},
+		{"POST", "/api/send", `{"text":"\udc00\ud800"}`, "", "text: is not valid JSON"},
+		{"POST", "/api/send", `{"text":"` + "\n" + `"}`, "", "text: is not valid JSON"},
+		{"POST", "/api/send", `{"more":` + strings.Repeat("[", 500_000), "", "is not valid JSON"},
+		{"POST", "/api/send", strings.Repeat(`{"chat":`, 100_000), "", "chat: is not valid JSON"},
+		{"POST", "/api/send", `{"text":"\`, "", "text: is not valid JSON"},
+		{"POST", "/api/send", sendBody, protobuf, "the body is not a protobuf message"},
+		{"POST", "/api/send", "\x12\x01\xff", protobuf, "text: is not valid UTF-8"},
+		{"POST", "/api/send", "\x0a\x05ab", protobuf, "the body is not a protobuf message"},
+		{"GET", "/api/pull", `{"chat":"a:b","cursor":"5"}`, "", "cursor: must be an integer of 64 bits, not a string"},
+		{"GET", "/api/pull", `{"chat":"a:b","cursor":1.5}`, "", "cursor: must be an integer of 64 bits, not this number"},
+		{"GET", "/api/pull", `{"chat":"a:b","cursor":9223372036854775808}`, "", "cursor: must be an integer of 64 bits"},
+		{"GET", "/api/pull", `{"chat":"a:b","limit":2147483648}`, "", "limit: must be an integer of 32 bits"},
+		{"GET", "/api/pull", `{"chat":"a:b","limit":1e3}`, "", "limit: must be an integer of 32 bits"},
+		{"GET", "/api/pull", `{"chat":"a:b","reverse":1}`, "", "reverse: must be true or false, not this number"},
+		{"GET", "/api/pull", `{"chat":"a:b","reverse":"true"}`, "", "reverse: must be true or false, not a string"},
+		{"GET", "/api/pull?chat=a:b", `{`, "", "the body: is not valid JSON"},
+		{"GET", "/api/pull?chat=a:b&limit=", "", "", `limit: must be an integer of 32 bits, not ""`},
+		{"GET", "/api/pull?chat=a:b&limit=2147483648", "", "", "limit: must be an integer of 32 bits"},
+		{"GET", "/api/pull?chat=a:b&limit=0x10", "", "", "limit: must be an integer of 32 bits"},
+		{"GET", "/api/pull?chat=a:b&limit=+5", "", "", "limit: must be an integer of 32 bits"},
+		{"GET", "/api/pull?chat=a:b&cursor=9223372036854775808", "", "", "cursor: must be an integer of 64 bits"},
+		{"GET", "/api/pull?chat=a:b&total=x", "", "", "total: must be an integer of 64 bits"},
+		{"GET", "/api/pull?chat=a:b&reverse=", "", "", `reverse: must be true or false, not ""`},
+		{"GET", "/api/pull?chat=a:b&reverse=TRUE", "", "", `reverse: must be true or false, not "TRUE"`},
+		{"GET", "/api/pull?chat=a:b&reverse=1", "", "", "reverse: must be true or false"},
+		{"GET", "/api/pull?chat=a:b&chat=a:b", "", "", "chat: is given more than once"},
+		{"GET", "/api/pull?chat=%zz", "", "", "the query string is not well encoded"},
+		{"GET", "/api/pull?chat=a:b&more=%a", "", "", "the query string is not well encoded"},
+	} {
+		var headers []string
+		if test.contentType != "" {
+			headers = []string{"Content-Type", test.contentType}
+		}
+		resp, body := call(t, test.method, base+test.path, test.body, headers...)
+		what := test.path + " " + test.body[:min(len(test.body), 60)]
+		assert.Equal(t, 400, resp.StatusCode, what)
+		assert.Contains(t, problemIn(t, resp, body).Detail, test.detail, what)
+	}
+	assert.Empty(t, b.sends)
+	assert.Empty(t, b.pulls)
+}
+
+func TestErrors_CodeOfTheRPCServerBecomesAStatus(t *testing.T) {
+	b := newBackend()
+	base := serve(t, b)
+	for _, test := range []struct {
+		code       rpc.Code
+		status     int
+		retryAfter string
+	}{
+		{rpc.Code_INVALID, 400, ""},
+		{rpc.Code_INTERNAL, 500, ""},
+		{rpc.Code_UNAVAILABLE, 503, "1"},
+		{rpc.Code_DEADLINE, 504, "1"},
+		{rpc.Code(1), 500, ""},
+	} {
+		b.code.Store(int32(test.code))
+		for _, request := range []struct{ method, path, body string }{{"POST", "/api/send", sendBody}, {"GET", "/api/pull?chat=a:b", ""}} {
+			resp, body := call(t, request.method, base+request.path, request.body, "Accept", "application/x-protobuf")
+			assert.Equal(t, test.status, resp.StatusCode)
+			assert.Equal(t, test.retryAfter, resp.Header.Get("Retry-After"))
+			detail := problemIn(t, resp, body).Detail
+			assert.Equal(t, test.code == rpc.Code_INVALID, detail == "reason", "only what the caller can mend is passed on")
+		}
+	}
+}
+
+func TestErrors_EveryRequestIsAnsweredWithAProblem(t *testing.T) {
+	base := serve(t, newBackend())
+	for _, test := range []struct {
+		method, path string
+		status       int
+		allow        string
+	}{
+		{"GET", "/", 404, ""},
+		{"GET", "/ping/", 404, ""},
+		{"GET", "/Ping", 404, ""},
+		{"GET", "/api", 404, ""},
+		{"GET", "/api/pull/..", 404, ""},
+		{"POST", "/api/send%2F", 404, ""},
+		{"POST", "/ping", 405, "GET"},
+		{"GET", "/api/send", 405, "POST"},
+		{"PUT", "/api/pull", 405, "GET"},
+		{"OPTIONS", "/api/send", 405, "POST"},
+		{"BREW", "/api/send", 405, "POST"},
+	} {
+		resp, body := call(t, test.method, base+test.path, "")
+		assert.Equal(t, test.status, resp.StatusCode, test.method+" "+test.path)
+		assert.Equal(t, test.allow, resp.Header.Get("Allow"), test.method+" "+test.path)
+		problemIn(t, resp, body)
+	}
+}
+
+// panicking is a client with a defect.
+type panicking struct{ imservice.Client }
+
+func TestErrors_PanicIsAProblemAndTheServerLives(t *testing.T) {
+	base := serveClient(t, panicking{})
+	for range 2 {
+		resp, body := call(t, "POST", base+"/api/send", sendBody)
+		assert.Equal(t, 500, resp.StatusCode)
+		problemIn(t, resp, body)
+	}
+}
+
+func TestErrors_NoRPCServerIsUnavailable(t *testing.T) {
+	l := listen(t)
+	nobody := l.Addr().String()
+	require.NoError(t, l.Close())
+	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(nobody), client.WithRPCTimeout(time.Second))
+	require.NoError(t, err)
+	resp, body := call(t, "POST", serveClient(t, rpcClient)+"/api/send", sendBody)
+	assert.Equal(t, 503, resp.StatusCode)
+	problemIn(t, resp, body)
+}
+
+func TestErrors_SlowRPCServerIsTooLate(t *testing.T) {
+	b := newBackend()
+	b.hold = make(chan struct{})
+	l := listen(t)
+	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
+	go srv.Run()
+	t.Cleanup(func() { close(b.hold); srv.Stop() })
+	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(connectTimeout), client.WithRPCTimeout(50*time.Millisecond))
+	require.NoError(t, err)
+	resp, body := call(t, "POST", serveClient(t, rpcClient)+"/api/send", sendBody)
+	assert.Equal(t, 504, resp.StatusCode)
+	assert.Equal(t, "1", resp.Header.Get("Retry-After"))
+	problemIn(t, resp, body)
+}

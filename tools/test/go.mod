@@ -1,0 +1,3 @@
+module im/tools/test
+
+go 1.26.0
