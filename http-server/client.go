@@ -104,8 +104,8 @@ func (r *resolver) watch(ctx context.Context) {
 	}
 }
 
-// reaches gives a check that is nil while an rpc-server answers: it asks for a
-// page of no chat, to which any Code is a sign of life.
+// reaches asks whether an rpc-server answers: it wants a page of no chat, to
+// which any Code is a sign of life.
 func reaches(client imservice.Client) func(context.Context) error {
 	return func(ctx context.Context) error {
 		_, err := client.Pull(ctx, &rpc.PullRequest{})

@@ -1,13 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
-	"reflect"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -60,17 +61,25 @@ func decode(c *app.RequestContext, maxBody int, req proto.Message) error {
 }
 
 func readBody(c *app.RequestContext, most int) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(c.RequestBodyStream(), int64(most)+1))
-	if err != nil || len(body) > most {
-		c.SetConnectionClose() // what follows is no request, or would be read for nothing
+	var body []byte
+	var err error
+	announced := c.Request.Header.ContentLength() // negative where it is chunked
+	if announced <= most {
+		body, err = io.ReadAll(io.LimitReader(c.RequestBodyStream(), int64(most)+1))
 	}
-	if err != nil {
-		return nil, badRequest("the body cannot be read to its end")
+	var refusal *problem
+	switch {
+	case announced > most || len(body) > most:
+		refusal = newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", most), nil)
+	case err != nil:
+		refusal = badRequest("the body cannot be read to its end")
+	default:
+		return body, nil
 	}
-	if len(body) > most {
-		return nil, newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", most), nil)
-	}
-	return body, nil
+	// What follows is no request, and not worth reading.
+	c.SetConnectionClose()
+	c.Request.CloseBodyStream()
+	return nil, refusal
 }
 
 func decodeProtobuf(body []byte, req proto.Message) error {
@@ -109,13 +118,13 @@ func decodeJSON(body []byte, req proto.Message) error {
 		return badRequest("the body is empty; it must be a JSON object or, by its Content-Type, a protobuf message")
 	}
 	err := json.Unmarshal(body, req)
-	var wrongType *json.SemanticError
+	var semantic *json.SemanticError
 	var broken *jsontext.SyntacticError
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &wrongType):
-		return badRequest(fmt.Sprintf("%s: must be %s, not %s", fieldOf(wrongType.JSONPointer), typeOf(wrongType), kindOf(wrongType.JSONKind)))
+	case errors.As(err, &semantic):
+		return wrongType(fieldOf(semantic.JSONPointer))
 	case errors.As(err, &broken) && errors.Is(err, jsontext.ErrDuplicateName):
 		return badRequest(fieldOf(broken.JSONPointer) + ": is given more than once")
 	case errors.As(err, &broken):
@@ -133,34 +142,17 @@ func fieldOf(p jsontext.Pointer) string {
 	return field
 }
 
-// typeOf tells in JSON's words what type was wanted.
-func typeOf(err *json.SemanticError) string {
-	switch err.GoType.Kind() {
-	case reflect.String:
-		return "a string"
-	case reflect.Bool:
-		return "true or false"
-	case reflect.Int32:
-		return "an integer of 32 bits"
-	case reflect.Int64:
-		return "an integer of 64 bits"
-	}
-	return "an object"
+// types are those of the fields that are no strings, in JSON's words.
+var types = map[string]string{
+	"the body": "an object",
+	"cursor":   "an integer of 64 bits",
+	"limit":    "an integer of 32 bits",
+	"reverse":  "true or false",
+	"total":    "an integer of 64 bits",
 }
 
-// kindOf tells in JSON's words what was there instead.
-func kindOf(k jsontext.Kind) string {
-	switch k {
-	case '{':
-		return "an object"
-	case '[':
-		return "an array"
-	case '0':
-		return "this number"
-	case '"':
-		return "a string"
-	}
-	return k.String()
+func wrongType(field string) error {
+	return badRequest(field + ": must be " + cmp.Or(types[field], "a string"))
 }
 
 // decodeQuery reads a query string. Parameters that a PullRequest does not have
@@ -170,35 +162,31 @@ func decodeQuery(query string, req *api.PullRequest) error {
 	if err != nil {
 		return badRequest("the query string is not well encoded")
 	}
-	for _, p := range []struct {
-		name  string
-		parse func(string) error
-		want  string
-	}{
-		{"chat", func(s string) error { req.Chat = s; return nil }, ""},
-		{"cursor", func(s string) (err error) { req.Cursor, err = strconv.ParseInt(s, 10, 64); return }, "an integer of 64 bits"},
-		{"limit", func(s string) error { n, err := strconv.ParseInt(s, 10, 32); req.Limit = int32(n); return err }, "an integer of 32 bits"},
-		{"reverse", func(s string) error {
-			req.Reverse = s == "true"
-			if !req.Reverse && s != "false" {
-				return strconv.ErrSyntax
-			}
-			return nil
-		}, "true or false"},
-		{"total", func(s string) (err error) { req.Total, err = strconv.ParseInt(s, 10, 64); return }, "an integer of 64 bits"},
-	} {
-		given := values[p.name]
-		if len(given) == 0 {
-			continue
-		}
-		if len(given) > 1 {
-			return badRequest(p.name + ": is given more than once")
-		}
-		if err := p.parse(given[0]); err != nil {
-			return badRequest(fmt.Sprintf("%s: must be %s, not %.40q", p.name, p.want, given[0]))
+	parse := map[string]func(string) error{
+		"chat":    func(s string) error { req.Chat = s; return nil },
+		"cursor":  func(s string) (err error) { req.Cursor, err = strconv.ParseInt(s, 10, 64); return },
+		"limit":   func(s string) error { n, err := strconv.ParseInt(s, 10, 32); req.Limit = int32(n); return err },
+		"reverse": func(s string) (err error) { req.Reverse, err = parseBool(s); return },
+		"total":   func(s string) (err error) { req.Total, err = strconv.ParseInt(s, 10, 64); return },
+	}
+	for name, given := range values {
+		switch {
+		case parse[name] == nil:
+		case len(given) > 1:
+			return badRequest(name + ": is given more than once")
+		case parse[name](given[0]) != nil:
+			return wrongType(name)
 		}
 	}
 	return nil
+}
+
+// parseBool knows JSON's words alone, unlike strconv.ParseBool.
+func parseBool(s string) (bool, error) {
+	if s != "true" && s != "false" {
+		return false, strconv.ErrSyntax
+	}
+	return s == "true", nil
 }
 
 // encode writes an answer in the format that the request accepts.
@@ -224,35 +212,25 @@ func encode(c *app.RequestContext, resp proto.Message) error {
 func answerFormat(c *app.RequestContext) format {
 	own, _ := formatOf(string(c.ContentType()))
 	best, bestQ := own, 0.0
-	for _, header := range c.Request.Header.PeekAll("Accept") {
-		for option := range strings.SplitSeq(string(header), ",") {
-			f, known := formatOf(option)
-			if !known && !strings.Contains(option, "*") {
+	for option := range strings.SplitSeq(string(bytes.Join(c.Request.Header.PeekAll("Accept"), []byte(","))), ",") {
+		f, known := formatOf(option)
+		if !known {
+			if !strings.Contains(option, "*") {
 				continue
 			}
-			if !known {
-				f = own
-			}
-			switch q := quality(option); {
-			case q > bestQ:
-				best, bestQ = f, q
-			case q == bestQ && f != best:
-				best = own
-			}
+			f = own
+		}
+		_, params, _ := mime.ParseMediaType(option)
+		q, err := strconv.ParseFloat(params["q"], 64)
+		if err != nil {
+			q = 1
+		}
+		switch {
+		case q > bestQ:
+			best, bestQ = f, q
+		case q == bestQ && f != best:
+			best = own
 		}
 	}
 	return best
-}
-
-// quality is the q of an option in Accept: 1 if it has none or it is broken.
-func quality(option string) float64 {
-	_, params, err := mime.ParseMediaType(option)
-	if err != nil {
-		return 1
-	}
-	q, err := strconv.ParseFloat(params["q"], 64)
-	if err != nil {
-		return 1
-	}
-	return q
 }

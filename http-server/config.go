@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -54,15 +53,15 @@ func parseConfig(args []string) (config, error) {
 }
 
 func (c *config) check() error {
-	switch least := 6*c.MaxTextBytes + 4096; {
-	case c.MaxTextBytes < 1:
-		return errors.New("MAX_TEXT_BYTES: must be at least 1")
-	case c.MaxBodyBytes < least:
+	for name, n := range map[string]int64{
+		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REQUEST_TIMEOUT": int64(c.RequestTimeout), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
+	} {
+		if n <= 0 {
+			return fmt.Errorf("%s: must be more than 0", name)
+		}
+	}
+	if least := 6*c.MaxTextBytes + 4096; c.MaxBodyBytes < least {
 		return fmt.Errorf("MAX_BODY_BYTES: must be at least %d, to hold a text of MAX_TEXT_BYTES in any escaping", least)
-	case c.RequestTimeout <= 0:
-		return errors.New("REQUEST_TIMEOUT: must be more than 0")
-	case c.DrainTimeout <= 0:
-		return errors.New("DRAIN_TIMEOUT: must be more than 0")
 	}
 	return nil
 }

@@ -53,15 +53,11 @@ type answered interface {
 
 // outcome turns what came of an RPC into what the caller is told. nil is success.
 func outcome(resp answered, err error) error {
-	if err != nil {
-		switch {
-		case errors.Is(err, kerrors.ErrRPCTimeout), errors.Is(err, kerrors.ErrTimeoutByBusiness):
-			return late(err)
-		case errors.Is(err, kerrors.ErrServiceDiscovery), errors.Is(err, kerrors.ErrLoadbalance), errors.Is(err, kerrors.ErrNoMoreInstance),
-			errors.Is(err, kerrors.ErrGetConnection), errors.Is(err, kerrors.ErrCircuitBreak), errors.Is(err, kerrors.ErrRemoteOrNetwork):
-			return unavailable(err)
-		}
-		return defect(err)
+	switch {
+	case errors.Is(err, kerrors.ErrRPCTimeout), errors.Is(err, kerrors.ErrTimeoutByBusiness):
+		return late(err)
+	case err != nil: // rpc-server gives none itself: nobody was reached
+		return unavailable(err)
 	}
 	cause := errors.New("rpc-server: " + resp.GetMsg())
 	switch rpc.Code(resp.GetCode()) {
@@ -91,7 +87,7 @@ func refuse(ctx context.Context, c *app.RequestContext, err error) {
 		level = slog.LevelWarn
 		c.Header("Retry-After", "1")
 	}
-	slog.Log(ctx, level, "refused", "status", p.Status, "path", string(c.Path()), "detail", p.Detail, "err", p.cause)
+	slog.Log(ctx, level, "refused", "request_id", c.Response.Header.Get(requestID), "status", p.Status, "path", string(c.Path()), "detail", p.Detail, "err", p.cause)
 	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // a struct of strings and a number

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/cloudwego/hertz/pkg/app"
@@ -25,7 +26,7 @@ type gateway struct {
 }
 
 func (g *gateway) route(r *route.Engine) {
-	r.Use(recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
+	r.Use(identify, recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
 	r.GET("/ping", g.ping)
 	r.POST("/api/send", g.handle(g.send))
 	r.GET("/api/pull", g.handle(g.pull))
@@ -100,6 +101,22 @@ func (g *gateway) handle(f func(context.Context, *app.RequestContext) error) app
 			refuse(ctx, c, err)
 		}
 	}
+}
+
+const requestID = "X-Request-Id"
+
+// saneID matches the ids that are taken over: 1 to 128 visible ASCII characters.
+var saneID = regexp.MustCompile(`^[!-~]{1,128}$`)
+
+// identify gives a request and its answer an id: the caller's, if it is a sane
+// one, else a fresh one.
+func identify(ctx context.Context, c *app.RequestContext) {
+	id := string(c.GetHeader(requestID))
+	if !saneID.MatchString(id) {
+		id = rand.Text()
+	}
+	c.Header(requestID, id)
+	c.Next(ctx)
 }
 
 func panicked(ctx context.Context, c *app.RequestContext, err any, stack []byte) {

@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if cfg.command == "healthcheck" {
-		return healthcheck(ctx, cfg.AdminListen)
+		return healthcheck(cfg.AdminListen)
 	}
 	logLevel.Set(cfg.LogLevel)
 
@@ -49,15 +49,10 @@ func run(ctx context.Context, args []string) error {
 	}
 	srv := newServer(listener, cfg.DrainTimeout)
 	(&gateway{rpc: client, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes}).route(srv.Engine)
-	serving := make(chan error, 1)
+	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Shutdown(context.WithoutCancel(ctx))
-
-	admin, err := serveAdmin(cfg.AdminListen, cfg.Pprof, check{"rpc-server", reaches(client)})
-	if err != nil {
-		return err
-	}
-	defer admin.Close()
+	go func() { serving <- serveAdmin(cfg.AdminListen, cfg.Pprof, reaches(client)) }()
 
 	slog.Info("serving", "address", listener.Addr().String())
 	select {
