@@ -21,6 +21,7 @@ func logTo(w io.Writer) {
 	klog.SetOutput(frameworkLines{})
 	hlog.SetLevel(hlog.LevelDebug)
 	hlog.SetOutput(frameworkLines{})
+	hlog.SetSilentMode(true) // else each request that is no HTTP is an error, and quoted
 }
 
 // frameworkLines turns the frameworks' "time file:line: [Level] text" lines into

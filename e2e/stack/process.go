@@ -58,6 +58,9 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // ExitCode is what the ended program exited with; -1 if a signal ended it.
 func (p *Process) ExitCode() int { return p.cmd.ProcessState.ExitCode() }
 
+// PID is the process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Signal sends the program a signal.
 func (p *Process) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
