@@ -130,9 +130,9 @@ func TestStart_ServersWaitForEtcdAndRedis(t *testing.T) {
 		return err == nil && status == http.StatusServiceUnavailable
 	}, "the gateway listens, and knows no rpc-server")
 	eventually(t, func() bool { return len(logged(t, rpcServer, "waiting for redis")) > 0 }, "rpc-server says that it waits")
-	assert.ErrorContains(t, stack.Ready(t.Context(), rpcServer.Admin), "etcd: not registered")
-	assert.ErrorContains(t, stack.Ready(t.Context(), rpcServer.Admin), "redis: redis is unavailable")
-	assert.ErrorContains(t, stack.Ready(t.Context(), gateway.Admin), "rpc-server: ")
+	assert.ErrorContains(t, stack.Ready(t.Context(), rpcServer.Admin), "not registered in etcd")
+	assert.ErrorContains(t, stack.Ready(t.Context(), rpcServer.Admin), "redis is unavailable")
+	assert.ErrorContains(t, stack.Ready(t.Context(), gateway.Admin), "not ready")
 
 	require.NoError(t, s.Etcd.Start())
 	require.NoError(t, gateway.Wait(t.Context()))

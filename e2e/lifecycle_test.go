@@ -99,7 +99,7 @@ func TestAdmin_ServesHealthAndProfilesOnlyWhenWanted(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode
 	}
-	profiled := start(t, func(o *stack.Options) { o.RPCServers, o.Settings = 1, append(o.Settings, "--pprof") })
+	profiled := start(t, func(o *stack.Options) { o.RPCServers, o.Settings = 1, append(o.Settings, "PPROF=true") })
 	for _, p := range append(profiled.RPCServers, profiled.Gateways...) {
 		assert.Equal(t, http.StatusOK, status(p.Admin, "/healthz"))
 		assert.Equal(t, http.StatusOK, status(p.Admin, "/debug/pprof/"))

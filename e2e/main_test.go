@@ -62,7 +62,8 @@ func options(dir string) stack.Options {
 	return stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"),
 		RPCServers: 2, Gateways: 1,
-		Settings: []string{"--log-level=debug", "--drain-timeout=1s"},
+		// The race detector and a busy machine make everything slow.
+		Settings: []string{"LOG_LEVEL=debug", "DRAIN_TIMEOUT=1s", "REQUEST_TIMEOUT=9s", "REDIS_TIMEOUT=2500ms"},
 	}
 }
 

@@ -161,7 +161,7 @@ func TestMalformed_RequestsCostNothing(t *testing.T) {
 	t.Logf("seed %d", seed)
 	plain, err := stack.Build(t.Context(), "..", false, func(string) {}) // as make run has them
 	require.NoError(t, err)
-	s := start(t, func(o *stack.Options) { o.Bin, o.Settings = plain, []string{"--pprof", "--drain-timeout=1s"} })
+	s := start(t, func(o *stack.Options) { o.Bin, o.Settings = plain, []string{"PPROF=true", "DRAIN_TIMEOUT=1s"} })
 	servers := append(s.RPCServers, s.Gateways...)
 
 	storm := func(seed uint64, requests int) map[int]int {

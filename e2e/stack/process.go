@@ -23,6 +23,7 @@ type Process struct {
 
 	path string
 	args []string
+	env  []string // beside this program's own
 	// answers is nil once the program answers at Addr.
 	answers func(context.Context) error
 
@@ -38,6 +39,7 @@ func (p *Process) Start() error {
 	}
 	defer log.Close()
 	cmd := exec.Command(p.path, p.args...)
+	cmd.Env = append(os.Environ(), p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = ownGroup()
 	if err := cmd.Start(); err != nil {

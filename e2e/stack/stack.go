@@ -56,7 +56,7 @@ type Options struct {
 	RPCServers int
 	Gateways   int
 	Listen     string // of the first gateway; empty takes a free port
-	// Settings are more flags for both kinds of servers.
+	// Settings are more environment variables of the servers, as NAME=value.
 	Settings []string
 	// Logs is the folder of the logs, a file NAME.log a process.
 	Logs string
@@ -159,7 +159,7 @@ func (s *Stack) log(name string) string { return filepath.Join(s.options.Logs, n
 func (s *Stack) server(name, binary, addr string, args ...string) *Process {
 	p := &Process{Name: name, Addr: addr, Admin: freeAddr(), Log: s.log(name), path: filepath.Join(s.options.Bin, binary)}
 	p.args = append(args, "--listen="+p.Addr, "--admin-listen="+p.Admin, "--etcd-endpoints="+s.Etcd.Addr)
-	p.args = append(p.args, s.options.Settings...)
+	p.env = s.options.Settings
 	p.answers = func(ctx context.Context) error { return Ready(ctx, p.Admin) }
 	return p
 }
