@@ -2,21 +2,22 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
-	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/redis/go-redis/v9"
 )
 
 // config is every setting: a flag and an environment variable each, --listen and
 // LISTEN. The defaults work from a checkout.
 type config struct {
 	Listen       string     `default:":8888" help:"Address to serve Thrift on."`
-	Advertise    string     `help:"host:port that gateways are told in etcd. Default: the address listened on or, if that is all of them, this machine's first IPv4 address."`
+	Advertise    string     `help:"host:port that gateways are told in etcd. Default: the address listened on or, if that is all of them, the one from which etcd is reached."`
 	AdminListen  string     `default:"127.0.0.1:8889" help:"Address of /healthz and /readyz."`
 	Pprof        bool       `help:"Serve /debug/pprof on the admin address."`
 	LogLevel     slog.Level `default:"info" help:"Least level of log lines: debug, info, warn or error."`
@@ -26,9 +27,8 @@ type config struct {
 
 	RedisAddrs        []string      `default:"localhost:6379" help:"host:port of Redis, or of several nodes of a Redis Cluster, separated by commas."`
 	RedisUsername     string        `help:"User to name to Redis."`
-	RedisPasswordFile string        `type:"filecontent" placeholder:"FILE" help:"File with the password for Redis."`
-	RedisTLS          bool          `name:"redis-tls" help:"Speak TLS to Redis."`
-	RedisCAFile       string        `name:"redis-ca-file" type:"filecontent" placeholder:"FILE" help:"File with the PEM certificates that Redis's is checked against. Default: the system's."`
+	RedisPasswordFile []byte        `type:"filecontent" placeholder:"FILE" help:"File with the password for Redis."`
+	RedisTLS          bool          `name:"redis-tls" help:"Speak TLS to Redis, whose certificate must be one that the system trusts."`
 	RedisTimeout      time.Duration `default:"250ms" help:"How long to wait for Redis. Keep it below a third of the gateways' REQUEST_TIMEOUT."`
 	RedisQueue        int           `default:"2000" help:"Most messages that wait for Redis; more are refused."`
 
@@ -63,38 +63,25 @@ func parseConfig(args []string) (config, error) {
 }
 
 func (c *config) check() error {
-	switch {
-	case c.MaxTextBytes < 1:
-		return errors.New("MAX_TEXT_BYTES: must be at least 1")
-	case c.RedisTimeout <= 0:
-		return errors.New("REDIS_TIMEOUT: must be more than 0")
-	case c.RedisQueue < 1:
-		return errors.New("REDIS_QUEUE: must be at least 1")
-	case c.LeaveWait < 0:
-		return errors.New("LEAVE_WAIT: must not be negative")
-	case c.DrainTimeout <= 0:
-		return errors.New("DRAIN_TIMEOUT: must be more than 0")
+	if _, _, err := net.SplitHostPort(c.Advertise); c.Advertise != "" && err != nil {
+		return fmt.Errorf("ADVERTISE: %w", err)
+	}
+	for name, n := range map[string]int64{
+		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REDIS_TIMEOUT": int64(c.RedisTimeout), "REDIS_QUEUE": int64(c.RedisQueue), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
+	} {
+		if n <= 0 {
+			return fmt.Errorf("%s: must be more than 0", name)
+		}
 	}
 	return nil
 }
 
-// redisPassword is what the file holds, without the newline that editors leave.
-func (c *config) redisPassword() string { return strings.TrimRight(c.RedisPasswordFile, "\r\n") }
-
-// redisTLS is nil where Redis speaks plain text.
-func (c *config) redisTLS() (*tls.Config, error) {
-	if !c.RedisTLS {
-		if c.RedisCAFile != "" {
-			return nil, errors.New("REDIS_CA_FILE: is set, but REDIS_TLS is not")
-		}
-		return nil, nil
+// redis says where Redis is. The password is what the file holds, without the
+// newline that editors leave.
+func (c *config) redis() redis.UniversalOptions {
+	o := redis.UniversalOptions{Addrs: c.RedisAddrs, Username: c.RedisUsername, Password: strings.TrimRight(string(c.RedisPasswordFile), "\r\n")}
+	if c.RedisTLS {
+		o.TLSConfig = &tls.Config{}
 	}
-	if c.RedisCAFile == "" {
-		return &tls.Config{}, nil
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(c.RedisCAFile)) {
-		return nil, errors.New("REDIS_CA_FILE: has no PEM certificate")
-	}
-	return &tls.Config{RootCAs: roots}, nil
+	return o
 }

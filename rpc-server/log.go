@@ -27,15 +27,12 @@ func logTo(w io.Writer) {
 // structured ones.
 type frameworkLines struct{}
 
-var frameworkLevels = map[string]slog.Level{
-	"Trace": slog.LevelDebug, "Debug": slog.LevelDebug, "Info": slog.LevelDebug, "Notice": slog.LevelInfo,
-	"Warn": slog.LevelWarn, "Error": slog.LevelError, "Fatal": slog.LevelError,
-}
-
 func (frameworkLines) Write(line []byte) (int, error) {
 	_, rest, _ := bytes.Cut(line, []byte("["))
-	level, text, _ := bytes.Cut(rest, []byte("] "))
-	slog.Log(context.Background(), frameworkLevels[string(level)], string(bytes.TrimSpace(text)))
+	name, text, _ := bytes.Cut(rest, []byte("] "))
+	var level slog.Level // info for a name that slog does not know
+	level.UnmarshalText(name)
+	slog.Log(context.Background(), level, string(bytes.TrimSpace(text)))
 	return len(line), nil
 }
 

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -40,22 +41,11 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if cfg.command == "healthcheck" {
-		return healthcheck(ctx, cfg.AdminListen)
+		return healthcheck(cfg.AdminListen)
 	}
 	logLevel.Set(cfg.LogLevel)
 
-	tlsConfig, err := cfg.redisTLS()
-	if err != nil {
-		return err
-	}
-	store, err := chat.Open(chat.Options{
-		Addrs:     cfg.RedisAddrs,
-		Username:  cfg.RedisUsername,
-		Password:  cfg.redisPassword(),
-		TLS:       tlsConfig,
-		Timeout:   cfg.RedisTimeout,
-		MaxQueued: cfg.RedisQueue,
-	})
+	store, err := chat.Open(cfg.redis(), cfg.RedisTimeout, cfg.RedisQueue)
 	if err != nil {
 		return err
 	}
@@ -72,30 +62,23 @@ func run(ctx context.Context, args []string) error {
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
 		server.WithExitWaitTime(cfg.DrainTimeout),
 	)
-	serving := make(chan error, 1)
+	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Stop()
 
-	address, err := advertised(cfg.Advertise, listener.Addr())
-	if err != nil {
-		return err
-	}
-	registration, err := register(cfg.EtcdEndpoints, address)
+	registration, err := register(cfg.EtcdEndpoints, cfg.Advertise, listener.Addr().(*net.TCPAddr))
 	if err != nil {
 		return err
 	}
 	defer registration.leave(cfg.LeaveWait)
 
-	admin, err := serveAdmin(cfg.AdminListen, cfg.Pprof,
-		check{"redis", store.Ping},
-		check{"etcd", registration.check},
-	)
-	if err != nil {
-		return err
-	}
-	defer admin.Close()
+	go func() {
+		serving <- serveAdmin(cfg.AdminListen, cfg.Pprof, func(ctx context.Context) error {
+			return errors.Join(registration.check(), store.Ping(ctx))
+		})
+	}()
 
-	slog.Info("serving", "address", listener.Addr().String(), "advertised", address)
+	slog.Info("serving", "address", listener.Addr().String())
 	select {
 	case err := <-serving:
 		return err

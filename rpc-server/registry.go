@@ -1,12 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -31,8 +34,10 @@ const (
 // it is not left: whenever the lease is lost, or etcd was away or lost its
 // data, it registers anew.
 type registration struct {
-	etcd       *clientv3.Client
-	key, value string
+	etcd      *clientv3.Client
+	endpoint  string       // of etcd
+	advertise string       // host:port, empty to find it out
+	listening *net.TCPAddr // what is listened on
 
 	registered atomic.Bool
 	leaving    context.Context
@@ -40,12 +45,8 @@ type registration struct {
 	done       chan struct{}
 }
 
-// register begins to keep address in etcd and returns at once.
-func register(endpoints []string, address string) (*registration, error) {
-	value, err := json.Marshal(map[string]any{"network": "tcp", "address": address, "weight": 10})
-	if err != nil {
-		return nil, err
-	}
+// register begins to keep this server's address in etcd and returns at once.
+func register(endpoints []string, advertise string, listening *net.TCPAddr) (*registration, error) {
 	// Left alone, gRPC's back-off would grow to two minutes.
 	reconnect := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: etcdRetry}}
 	etcd, err := clientv3.New(clientv3.Config{
@@ -56,12 +57,7 @@ func register(endpoints []string, address string) (*registration, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ETCD_ENDPOINTS: %w", err)
 	}
-	r := &registration{
-		etcd:  etcd,
-		key:   "kitex/registry-etcd/" + service + "/" + address,
-		value: string(value),
-		done:  make(chan struct{}),
-	}
+	r := &registration{etcd: etcd, endpoint: endpoints[0], advertise: advertise, listening: listening, done: make(chan struct{})}
 	r.leaving, r.cancel = context.WithCancel(context.Background())
 	go r.keep()
 	return r, nil
@@ -86,21 +82,30 @@ func (r *registration) keep() {
 // hold registers and stays until leave, when it takes the address out of etcd,
 // or until the lease is lost.
 func (r *registration) hold() error {
+	address, err := r.address()
+	if err != nil {
+		return err
+	}
+	key := "kitex/registry-etcd/" + service + "/" + address
+	value, err := json.Marshal(map[string]any{"network": "tcp", "address": address, "weight": 10})
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(r.leaving, etcdTimeout)
 	defer cancel()
 	lease, err := r.etcd.Grant(ctx, leaseTTL)
 	if err != nil {
 		return err
 	}
-	defer r.revoke(lease.ID)
-	if _, err := r.etcd.Put(ctx, r.key, r.value, clientv3.WithLease(lease.ID)); err != nil {
+	defer r.revoke(lease.ID, key)
+	if _, err := r.etcd.Put(ctx, key, string(value), clientv3.WithLease(lease.ID)); err != nil {
 		return err
 	}
 	alive, err := r.etcd.KeepAlive(r.leaving, lease.ID)
 	if err != nil {
 		return err
 	}
-	slog.Info("registered in etcd", "key", r.key)
+	slog.Info("registered in etcd", "key", key)
 	r.registered.Store(true)
 	defer r.registered.Store(false)
 	for range alive {
@@ -108,16 +113,16 @@ func (r *registration) hold() error {
 	return errors.New("the lease is lost")
 }
 
-// revoke ends a lease, and with it the key. Where etcd does not answer, the lease
+// revoke ends the lease of key, and with it the key. Where etcd does not answer, the lease
 // ends by itself after leaseTTL.
-func (r *registration) revoke(lease clientv3.LeaseID) {
+func (r *registration) revoke(lease clientv3.LeaseID, key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if _, err := r.etcd.Revoke(ctx, lease); err != nil {
 		slog.Warn("the lease is left to end", "err", err)
 		return
 	}
-	slog.Info("left etcd", "key", r.key)
+	slog.Info("left etcd", "key", key)
 }
 
 // leave takes the address out of etcd and, if it was there, returns after wait,
@@ -133,37 +138,25 @@ func (r *registration) leave(wait time.Duration) {
 }
 
 // check is nil while the address is in etcd.
-func (r *registration) check(context.Context) error {
+func (r *registration) check() error {
 	if !r.registered.Load() {
-		return errors.New("not registered")
+		return errors.New("not registered in etcd")
 	}
 	return nil
 }
 
-// advertised is the address that gateways are told: the one that is set or, with
-// none, the one listened on. A server that listens on all addresses tells the
-// machine's first IPv4 address or, without a network, the loopback one.
-func advertised(set string, listening net.Addr) (string, error) {
-	if set != "" {
-		if _, _, err := net.SplitHostPort(set); err != nil {
-			return "", fmt.Errorf("ADVERTISE: %w", err)
-		}
-		return set, nil
+// address is what gateways are told: the address that is set or, with none, the
+// one listened on. A server that listens on all of the machine's addresses tells
+// the one from which it reaches etcd.
+func (r *registration) address() (string, error) {
+	if r.advertise != "" || !r.listening.IP.IsUnspecified() {
+		return cmp.Or(r.advertise, r.listening.String()), nil
 	}
-	addr := listening.(*net.TCPAddr)
-	ip := addr.IP
-	if ip.IsUnspecified() {
-		ip = net.IPv4(127, 0, 0, 1)
-		addrs, err := net.InterfaceAddrs()
-		if err != nil {
-			return "", fmt.Errorf("ADVERTISE: not set, and no address found: %w", err)
-		}
-		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
-				ip = n.IP
-				break
-			}
-		}
+	route, err := net.Dial("udp", r.endpoint[strings.LastIndex(r.endpoint, "/")+1:]) // sends nothing
+	if err != nil {
+		return "", err
 	}
-	return (&net.TCPAddr{IP: ip, Port: addr.Port}).String(), nil
+	defer route.Close()
+	host, _, err := net.SplitHostPort(route.LocalAddr().String())
+	return net.JoinHostPort(host, strconv.Itoa(r.listening.Port)), err
 }

@@ -10,6 +10,7 @@ package chat
 import (
 	"crypto/rand"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -18,13 +19,14 @@ import (
 const (
 	// MaxMember is the most bytes a member's name may have, as sent.
 	MaxMember = 128
-	// MaxKey is the most characters an idempotency key may have.
-	MaxKey = 128
 	// DefaultLimit is the number of messages of a page whose query says 0.
 	DefaultLimit = 10
 	// MaxLimit is the most messages of a page; a larger limit is served as this.
 	MaxLimit = 1000
 )
+
+// validKey matches 1 to 128 visible ASCII characters.
+var validKey = regexp.MustCompile(`^[!-~]{1,128}$`)
 
 // InvalidError says which rule the caller's input breaks, in words for the
 // caller. It begins with the name of the field.
@@ -111,16 +113,11 @@ func NewMessage(chat, text, sender string, key *string, maxText int) (Message, e
 	}
 	id := rand.Text()
 	if key != nil {
-		if id = *key; !validKey(id) {
-			return Message{}, invalid("Idempotency-Key: must be 1 to %d visible ASCII characters", MaxKey)
+		if id = *key; !validKey.MatchString(id) {
+			return Message{}, invalid("Idempotency-Key: must be 1 to 128 visible ASCII characters")
 		}
 	}
 	return Message{room, id, sender, text}, nil
-}
-
-func validKey(key string) bool {
-	notVisible := func(r rune) bool { return r <= ' ' || r > '~' }
-	return 1 <= len(key) && len(key) <= MaxKey && !strings.ContainsFunc(key, notVisible)
 }
 
 // Query asks for a page of a room. Build it with NewQuery.

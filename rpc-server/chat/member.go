@@ -2,8 +2,13 @@ package chat
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 )
+
+// ErrCorrupt is the error of a room that holds what this package did not write.
+var ErrCorrupt = errors.New("room holds foreign data")
 
 // appendMember writes the one and only form of a message in Redis:
 //
@@ -42,12 +47,15 @@ func appendEscaped(b []byte, s string) []byte {
 	return append(b, s[from:]...)
 }
 
-// parseMember reads what appendMember wrote; of anything else the error wraps
-// ErrCorrupt.
-func parseMember(member string) (sender, text string, err error) {
-	var m struct{ Sender, Text string }
-	if err := json.Unmarshal([]byte(member), &m); err != nil {
-		return "", "", fmt.Errorf("%w: %w", ErrCorrupt, err)
+// parseEntry reads what appendMember wrote, and its score.
+func parseEntry(member, score string) (Entry, error) {
+	var e Entry
+	err := json.Unmarshal([]byte(member), &e)
+	if err == nil {
+		e.Time, err = strconv.ParseInt(score, 10, 64)
 	}
-	return m.Sender, m.Text, nil
+	if err != nil {
+		return Entry{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return e, nil
 }

@@ -15,7 +15,7 @@ local count = redis.call('ZCARD', key)
 if not reverse or total == 0 or total > count then
   total = count
 end
-local page = {total}
+local page = {string.format('%.0f', total)}
 local first = cursor
 if reverse then
   first = count - total + cursor -- ranks count from the newest message

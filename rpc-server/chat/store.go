@@ -2,7 +2,6 @@ package chat
 
 import (
 	"context"
-	"crypto/tls"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -21,13 +20,9 @@ const MaxPageBytes = 4 << 20
 // up to 2^53, and no room comes near 2^52 messages.
 const maxIndex = 1 << 52
 
-var (
-	// ErrUnavailable is the error of a Redis that cannot be reached or refuses for
-	// now. What was to be stored may be stored or not, and may be a moment later.
-	ErrUnavailable = errors.New("redis is unavailable")
-	// ErrCorrupt is the error of a room that holds what this package did not write.
-	ErrCorrupt = errors.New("room holds foreign data")
-)
+// ErrUnavailable is the error of a Redis that cannot be reached or refuses for
+// now. What was to be stored may be stored or not, and may be a moment later.
+var ErrUnavailable = errors.New("redis is unavailable")
 
 // errSlow is why a call's context ends when Redis took its whole timeout.
 var errSlow = errors.New("no answer within the timeout")
@@ -43,21 +38,6 @@ var (
 	pageScript   = redis.NewScript(pageLua)
 )
 
-// Options say where Redis is and how long to wait for it.
-type Options struct {
-	// Addrs is the host:port of one server, or of several nodes of a Redis Cluster.
-	Addrs    []string
-	Username string
-	Password string
-	// TLS is nil for plain text.
-	TLS *tls.Config
-	// Timeout bounds each call, and each read and write of a connection.
-	Timeout time.Duration
-	// MaxQueued is the most messages that wait for their turn; more are refused
-	// with ErrUnavailable.
-	MaxQueued int
-}
-
 // Store keeps one sorted set a room: the score is the send time, the member is
 // the message. It is safe for concurrent use.
 type Store struct {
@@ -70,29 +50,16 @@ type Store struct {
 	queue *redis.AutoPipeliner
 }
 
-// Open prepares a store. It does not wait for Redis; Ping tells whether it
-// answers.
-func Open(o Options) (*Store, error) {
-	client := func() redis.UniversalClient {
-		return redis.NewUniversalClient(&redis.UniversalOptions{
-			Addrs:     o.Addrs,
-			Username:  o.Username,
-			Password:  o.Password,
-			TLSConfig: o.TLS,
-
-			ContextTimeoutEnabled: true,
-			ReadTimeout:           o.Timeout,
-			WriteTimeout:          o.Timeout,
-			DialTimeout:           o.Timeout,
-			// A dead Redis is told within the call's timeout, not after five dials.
-			DialerRetries: 1,
-			MaxRetries:    1,
-		})
-	}
-	s := &Store{timeout: o.Timeout, sends: client(), pulls: client()}
-	queue, err := s.sends.AsyncAutoPipelineWithOptions(&redis.AutoPipelineOptions{
-		MaxQueuedCommands: o.MaxQueued,
-	})
+// Open prepares a store in the Redis that o leads to. Each call, and each read and
+// write of a connection, may take timeout; at most maxQueued messages wait for
+// their turn, and more are refused with ErrUnavailable. Open does not wait for
+// Redis; Ping tells whether it answers.
+func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued int) (*Store, error) {
+	o.ContextTimeoutEnabled = true
+	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
+	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
+	s := &Store{timeout: timeout, sends: redis.NewUniversalClient(&o), pulls: redis.NewUniversalClient(&o)}
+	queue, err := s.sends.AsyncAutoPipelineWithOptions(&redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued})
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -127,17 +94,17 @@ func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
 	if err != nil {
 		return 0, failure(ctx, err)
 	}
-	return parseTime(reply)
+	return strconv.ParseInt(reply, 10, 64)
 }
 
 // enqueue sends a command along with those of other callers. It gives up when
 // ctx ends; the command may be executed nevertheless.
-func (s *Store) enqueue(ctx context.Context, args ...any) (any, error) {
+func (s *Store) enqueue(ctx context.Context, args ...any) (string, error) {
 	cmd := redis.NewCmd(ctx, args...)
 	if err := s.queue.Submit(ctx, cmd).WaitContext(ctx); err != nil {
-		return nil, err
+		return "", err
 	}
-	return cmd.Val(), nil
+	return cmd.Text()
 }
 
 // Page reads what q asks for, at one instant. The error wraps ErrUnavailable, is
@@ -146,43 +113,24 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	reply, err := pageScript.Run(ctx, s.pulls, []string{q.room.key()},
-		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), MaxPageBytes).Slice()
+		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), MaxPageBytes).StringSlice()
 	if err != nil {
 		return Page{}, failure(ctx, err)
 	}
-	return parsePage(reply, q)
-}
-
-func parsePage(reply []any, q Query) (Page, error) {
-	if len(reply)%2 != 1 {
-		return Page{}, fmt.Errorf("%w: a page of %d values", ErrCorrupt, len(reply))
-	}
 	p := Page{Entries: make([]Entry, 0, len(reply)/2)}
-	p.Total, _ = reply[0].(int64)
+	if p.Total, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
+		return Page{}, err
+	}
 	for i := 1; i < len(reply); i += 2 {
-		member, _ := reply[i].(string)
-		sender, text, err := parseMember(member)
+		e, err := parseEntry(reply[i], reply[i+1])
 		if err != nil {
 			return Page{}, err
 		}
-		t, err := parseTime(reply[i+1])
-		if err != nil {
-			return Page{}, err
-		}
-		p.Entries = append(p.Entries, Entry{sender, text, t})
+		p.Entries = append(p.Entries, e)
 	}
 	p.NextCursor = q.cursor + int64(len(p.Entries))
 	p.HasMore = p.NextCursor < p.Total
 	return p, nil
-}
-
-func parseTime(score any) (int64, error) {
-	s, _ := score.(string)
-	t, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("%w: score %q", ErrCorrupt, score)
-	}
-	return t, nil
 }
 
 // key names the sorted set of a room.

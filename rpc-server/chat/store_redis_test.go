@@ -1,0 +1,353 @@
+package chat
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The tests of this file need what the stand-in has not: a process that stops,
+// dies and comes back, settings, limits, a disk.
+
+// short is a timeout for tests in which Redis does not answer.
+const short = 200 * time.Millisecond
+
+func TestStore_IsUnavailableWhileRedisIsFrozenAndThenGoesOn(t *testing.T) {
+	t.Parallel()
+	server := ownRedis(t)
+	s, patient := newRig(t, server.addr, short), newRig(t, server.addr, patience)
+	chat := newChat()
+	m := keyed(t, chat, "ann", "hello", "k")
+	q := query(t, chat, 0, 10, false, 0)
+	for range 2 { // with connections and, the first time, without
+		server.freeze(t)
+		s.requireUnavailable(t, newChat())
+		_, err := s.Append(t.Context(), m)
+		require.ErrorIs(t, err, ErrUnavailable)
+
+		server.thaw(t)
+		eventually(t, func(t *assert.CollectT) {
+			_, err := s.Append(context.Background(), m)
+			require.NoError(t, err)
+			_, err = s.Page(context.Background(), q)
+			require.NoError(t, err)
+		})
+		require.Len(t, patient.all(t, chat), 1, "all attempts are one message")
+	}
+}
+
+func TestStore_WithoutRedisIsUnavailable(t *testing.T) {
+	t.Parallel()
+	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, nobody.Close())
+	newRig(t, nobody.Addr().String(), short).requireUnavailable(t, newChat())
+}
+
+func TestStore_KeepsWhatItAcknowledgedWhenRedisIsKilled(t *testing.T) {
+	t.Parallel()
+	const senders, enough = 8, 200
+	server := ownRedis(t)
+	s := newRig(t, server.addr, patience)
+	chat := newChat()
+	q := query(t, chat, 0, 10, false, 0)
+	var (
+		all   sync.WaitGroup
+		mu    sync.Mutex
+		acked []Entry
+		last  []Message // of each sender; nobody knows whether it is stored
+	)
+	sent := make(chan struct{}, enough)
+	for sender := range senders {
+		all.Go(func() {
+			for i := 0; ; i++ {
+				text := fmt.Sprintf("%d of sender %d", i, sender)
+				m, err := NewMessage(chat, text, "ann", nil, maxText)
+				if !assert.NoError(t, err) {
+					return
+				}
+				got, err := s.Append(context.Background(), m)
+				mu.Lock()
+				if err != nil {
+					assert.ErrorIs(t, err, ErrUnavailable)
+					last = append(last, m)
+					mu.Unlock()
+					return
+				}
+				acked = append(acked, Entry{"ann", text, got})
+				mu.Unlock()
+				select {
+				case sent <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	for range enough {
+		<-sent
+	}
+	server.kill()
+	all.Wait()
+	s.requireUnavailable(t, newChat())
+
+	require.NoError(t, server.start())
+	eventually(t, func(t *assert.CollectT) {
+		require.NoError(t, s.Ping(context.Background()))
+		_, err := s.Page(context.Background(), q)
+		require.NoError(t, err)
+	})
+	stored := s.all(t, chat)
+	require.Subset(t, stored, acked)
+	require.True(t, slices.IsSortedFunc(stored, func(a, b Entry) int { return int(a.Time - b.Time) }))
+
+	require.Len(t, last, senders)
+	for _, m := range last { // the retry that a client owes
+		s.append(t, m)
+		s.append(t, m)
+	}
+	assert.Len(t, s.all(t, chat), len(acked)+senders, "each message once")
+}
+
+func TestStore_AFullRedisServesWhatNeedsNoMemory(t *testing.T) {
+	t.Parallel()
+	s := newRig(t, ownRedis(t).addr, patience)
+	chat := newChat()
+	m := keyed(t, chat, "ann", "hello", "k")
+	sent := s.append(t, m)
+
+	s.config(t, "maxmemory", "1")
+	_, err := s.Append(t.Context(), newMessage(t, chat, "ann", "more"))
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorContains(t, err, "OOM")
+	assert.Equal(t, sent, s.append(t, m), "what is stored can be sent again")
+	assert.Equal(t, []Entry{{"ann", "hello", sent}}, s.all(t, chat))
+
+	s.config(t, "maxmemory", "0")
+	s.append(t, newMessage(t, chat, "ann", "more"))
+	assert.Len(t, s.all(t, chat), 2)
+}
+
+func TestAppend_IsUnavailableWhereRedisTakesNoWrites(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		reply   string
+		refuse  func(t *testing.T, s rig)
+		canPage bool
+	}{
+		"replica": {"READONLY", func(t *testing.T, s rig) {
+			require.NoError(t, s.redis.ReplicaOf(t.Context(), "127.0.0.1", "1").Err())
+		}, true},
+		"replica that does not serve stale data": {"MASTERDOWN", func(t *testing.T, s rig) {
+			s.config(t, "replica-serve-stale-data", "no")
+			require.NoError(t, s.redis.ReplicaOf(t.Context(), "127.0.0.1", "1").Err())
+		}, false},
+		"too few replicas": {"NOREPLICAS", func(t *testing.T, s rig) {
+			s.config(t, "min-replicas-to-write", "1")
+		}, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newRig(t, ownRedis(t).addr, patience)
+			chat := newChat()
+			sent := s.append(t, newMessage(t, chat, "ann", "hello"))
+
+			test.refuse(t, s)
+			for _, m := range []Message{newMessage(t, chat, "ann", "more"), newMessage(t, newChat(), "ann", "more")} {
+				_, err := s.Append(t.Context(), m)
+				require.ErrorIs(t, err, ErrUnavailable)
+				require.ErrorContains(t, err, test.reply)
+			}
+			if test.canPage {
+				require.Equal(t, []Entry{{"ann", "hello", sent}}, s.all(t, chat))
+				return
+			}
+			_, err := s.Page(t.Context(), query(t, chat, 0, 10, false, 0))
+			require.ErrorIs(t, err, ErrUnavailable)
+		})
+	}
+}
+
+func TestStore_IsUnavailableWhileAScriptKeepsRedisBusy(t *testing.T) {
+	t.Parallel()
+	s := newRig(t, ownRedis(t).addr, patience)
+	s.requireWorks(t)
+	s.config(t, "busy-reply-threshold", "1")
+
+	ended := make(chan error)
+	go func() { ended <- s.redis.Eval(context.Background(), "while true do end", nil).Err() }()
+	eventually(t, func(t *assert.CollectT) {
+		require.True(t, redis.HasErrorPrefix(s.redis.Ping(context.Background()).Err(), "BUSY"))
+	})
+	s.requireUnavailable(t, newChat())
+
+	require.NoError(t, s.redis.ScriptKill(t.Context()).Err())
+	require.Error(t, <-ended)
+	s.requireWorks(t)
+}
+
+func TestStore_IsUnavailableWhereRedisHasNoRoomForAClient(t *testing.T) {
+	t.Parallel()
+	s := newRig(t, ownRedis(t).addr, short)
+	s.config(t, "maxclients", "1") // the one that says so
+	s.requireUnavailable(t, newChat())
+
+	s.config(t, "maxclients", "100")
+	s.requireWorks(t)
+}
+
+func TestStore_TheCallersDeadlineIsNotTheStores(t *testing.T) {
+	t.Parallel()
+	server := ownRedis(t)
+	s := newRig(t, server.addr, patience)
+	s.requireWorks(t)
+	server.freeze(t)
+
+	defer server.thaw(t) // or closing would wait
+
+	late, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	canceled, cancel := context.WithCancel(t.Context())
+	context.AfterFunc(late, cancel)
+	for ctx, want := range map[context.Context]error{late: context.DeadlineExceeded, canceled: context.Canceled} {
+		for _, err := range s.errors(ctx, t, newChat()) {
+			assert.ErrorIs(t, err, want)
+			assert.NotErrorIs(t, err, ErrUnavailable)
+		}
+	}
+}
+
+func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
+	t.Parallel()
+	server := ownRedis(t)
+	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{server.addr}}, patience, 1)
+	chat := newChat()
+	server.freeze(t)
+
+	// Two want the one place: who gets it has to wait, the other knows at once.
+	ended := make(chan error)
+	for _, m := range []Message{newMessage(t, chat, "ann", "hello"), newMessage(t, chat, "ann", "hello")} {
+		go func() {
+			_, err := s.Append(context.Background(), m)
+			ended <- err
+		}()
+	}
+	err := <-ended
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorIs(t, err, redis.ErrAutoPipelineQueueFull)
+
+	server.thaw(t)
+	require.NoError(t, <-ended)
+	require.Len(t, s.all(t, chat), 1, "what was refused is not stored")
+}
+
+func TestUndurable_ListsEachSettingThatMayLoseMessages(t *testing.T) {
+	t.Parallel()
+	s := newRig(t, ownRedis(t).addr, patience)
+	differ, err := s.Undurable(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, differ, "as the project configures it")
+
+	tests := []struct{ setting, value, differs string }{
+		{"appendonly", "no", `appendonly is "no", not "yes"`},
+		{"appendfsync", "everysec", `appendfsync is "everysec", not "always"`},
+		{"no-appendfsync-on-rewrite", "yes", `no-appendfsync-on-rewrite is "yes", not "no"`},
+		{"maxmemory-policy", "allkeys-lru", `maxmemory-policy is "allkeys-lru", not "noeviction"`},
+	}
+	var want []string
+	for _, test := range tests { // each adds to those before
+		s.config(t, test.setting, test.value)
+		want = append(want, test.differs)
+		differ, err := s.Undurable(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, differ)
+	}
+}
+
+func TestUndurable_IsAnErrorWhereRedisDoesNotShowItsSettings(t *testing.T) {
+	t.Parallel()
+	server := ownRedis(t)
+	admin := newRig(t, server.addr, patience)
+	require.NoError(t, admin.redis.Do(t.Context(), "ACL", "SETUSER", "im", "on", ">secret", "~chat:*", "+@all", "-config").Err())
+	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{server.addr}, Username: "im", Password: "secret"}, patience, 10)
+	s.requireWorks(t)
+	_, err := s.Undurable(t.Context())
+	require.ErrorContains(t, err, "NOPERM")
+}
+
+// TestPage_HoldsRedisForAMomentOnly is not parallel: it measures. A busy machine
+// holds Redis up, too, so only a page that is slow each time counts.
+func TestPage_HoldsRedisForAMomentOnly(t *testing.T) {
+	const count, attempts = 1000, 5
+	s := newRig(t, ownRedis(t).addr, patience)
+	chat := newChat()
+	text := a(64 << 10)
+	s.fill(t, chat, count, func(int) string { return text })
+
+	// page runs the script as Page does, and no more, since it is Redis that is
+	// measured. It gives the number of messages and what the slow log has of it.
+	page := func(cursor, limit int, reverse bool) (entries int, slow []time.Duration) {
+		require.NoError(t, s.redis.Do(t.Context(), "SLOWLOG", "RESET").Err())
+		reply, err := pageScript.Run(t.Context(), s.redis, []string{"chat:" + chat}, cursor, limit, reverse, 0, MaxPageBytes).StringSlice()
+		require.NoError(t, err)
+		log, err := s.redis.SlowLogGet(t.Context(), -1).Result()
+		require.NoError(t, err)
+		for _, entry := range log {
+			if strings.EqualFold(entry.Args[0], "evalsha") {
+				slow = append(slow, entry.Duration)
+			}
+		}
+		return len(reply) / 2, slow
+	}
+
+	s.config(t, "slowlog-log-slower-than", "0")
+	page(0, 1, false) // Redis has the script now
+	_, slow := page(0, 1, false)
+	require.Len(t, slow, 1, "the slow log would not show a slow page")
+
+	s.config(t, "slowlog-log-slower-than", "50000") // microseconds
+	for _, reverse := range []bool{false, true} {
+		for cursor := 0; cursor < count; {
+			entries, slow := page(cursor, 1000, reverse)
+			for range attempts - 1 {
+				if len(slow) == 0 {
+					break
+				}
+				entries, slow = page(cursor, 1000, reverse)
+			}
+			require.Empty(t, slow, "holds Redis for more than 50 ms each time")
+			require.Positive(t, entries)
+			cursor += entries
+		}
+	}
+}
+
+// config changes a setting of Redis.
+func (s rig) config(t testing.TB, name, value string) {
+	t.Helper()
+	require.NoError(t, s.redis.ConfigSet(t.Context(), name, value).Err())
+}
+
+// requireWorks checks that a message can be sent and pulled, soon.
+func (s rig) requireWorks(t testing.TB) {
+	t.Helper()
+	chat := newChat()
+	m := keyed(t, chat, "ann", "hello", "k")
+	q := query(t, chat, 0, 10, false, 0)
+	eventually(t, func(t *assert.CollectT) {
+		sent, err := s.Append(context.Background(), m)
+		require.NoError(t, err)
+		page, err := s.Page(context.Background(), q)
+		require.NoError(t, err)
+		require.Equal(t, []Entry{{"ann", "hello", sent}}, page.Entries)
+	})
+}

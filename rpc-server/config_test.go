@@ -1,0 +1,239 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The tests of this file set environment variables, which are the whole
+// process's: they do not run in parallel.
+
+// variables are those that parseConfig reads.
+var variables = []string{
+	"LISTEN", "ADVERTISE", "ADMIN_LISTEN", "PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS",
+	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_TIMEOUT", "REDIS_QUEUE",
+	"LEAVE_WAIT", "DRAIN_TIMEOUT",
+}
+
+// setenv sets these variables alone, as long as the test runs.
+func setenv(t *testing.T, env map[string]string) {
+	t.Helper()
+	for _, name := range variables {
+		t.Setenv(name, "")
+		os.Unsetenv(name)
+	}
+	for name, value := range env {
+		require.Contains(t, variables, name)
+		t.Setenv(name, value)
+	}
+}
+
+func defaults() *config {
+	return &config{
+		Listen:        ":8888",
+		AdminListen:   "127.0.0.1:8889",
+		LogLevel:      slog.LevelInfo,
+		MaxTextBytes:  65536,
+		EtcdEndpoints: []string{"localhost:2379"},
+		RedisAddrs:    []string{"localhost:6379"},
+		RedisTimeout:  250 * time.Millisecond,
+		RedisQueue:    2000,
+		LeaveWait:     2 * time.Second,
+		DrainTimeout:  5 * time.Second,
+		command:       "serve",
+	}
+}
+
+func TestParseConfig_WithNothingSetWorksFromACheckout(t *testing.T) {
+	setenv(t, nil)
+	cfg, err := parseConfig(nil)
+	require.NoError(t, err)
+	assert.Equal(t, defaults(), &cfg)
+}
+
+func TestParseConfig_EachSettingIsAFlagAndAVariable(t *testing.T) {
+	tests := map[string]struct {
+		flag, variable, value string
+		want                  func(*config)
+	}{
+		"listen":              {"--listen", "LISTEN", "127.0.0.1:1", func(c *config) { c.Listen = "127.0.0.1:1" }},
+		"advertise":           {"--advertise", "ADVERTISE", "rpc:1", func(c *config) { c.Advertise = "rpc:1" }},
+		"admin listen":        {"--admin-listen", "ADMIN_LISTEN", ":2", func(c *config) { c.AdminListen = ":2" }},
+		"pprof":               {"--pprof", "PPROF", "true", func(c *config) { c.Pprof = true }},
+		"log level":           {"--log-level", "LOG_LEVEL", "warn", func(c *config) { c.LogLevel = slog.LevelWarn }},
+		"max text bytes":      {"--max-text-bytes", "MAX_TEXT_BYTES", "1", func(c *config) { c.MaxTextBytes = 1 }},
+		"one etcd endpoint":   {"--etcd-endpoints", "ETCD_ENDPOINTS", "etcd:1", func(c *config) { c.EtcdEndpoints = []string{"etcd:1"} }},
+		"some etcd endpoints": {"--etcd-endpoints", "ETCD_ENDPOINTS", "a:1,b:2", func(c *config) { c.EtcdEndpoints = []string{"a:1", "b:2"} }},
+		"redis addrs":         {"--redis-addrs", "REDIS_ADDRS", "a:1,b:2", func(c *config) { c.RedisAddrs = []string{"a:1", "b:2"} }},
+		"redis username":      {"--redis-username", "REDIS_USERNAME", "im", func(c *config) { c.RedisUsername = "im" }},
+		"redis tls":           {"--redis-tls", "REDIS_TLS", "true", func(c *config) { c.RedisTLS = true }},
+		"redis timeout":       {"--redis-timeout", "REDIS_TIMEOUT", "1m1s", func(c *config) { c.RedisTimeout = 61 * time.Second }},
+		"redis queue":         {"--redis-queue", "REDIS_QUEUE", "1", func(c *config) { c.RedisQueue = 1 }},
+		"leave wait":          {"--leave-wait", "LEAVE_WAIT", "0s", func(c *config) { c.LeaveWait = 0 }},
+		"drain timeout":       {"--drain-timeout", "DRAIN_TIMEOUT", "1ns", func(c *config) { c.DrainTimeout = 1 }},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			want := defaults()
+			test.want(want)
+
+			setenv(t, nil)
+			cfg, err := parseConfig([]string{test.flag + "=" + test.value})
+			require.NoError(t, err)
+			assert.Equal(t, want, &cfg, "the flag")
+
+			setenv(t, map[string]string{test.variable: test.value})
+			cfg, err = parseConfig(nil)
+			require.NoError(t, err)
+			assert.Equal(t, want, &cfg, "the variable")
+		})
+	}
+}
+
+func TestParseConfig_AFlagBeatsAVariable(t *testing.T) {
+	setenv(t, map[string]string{"LISTEN": ":1"})
+	cfg, err := parseConfig([]string{"--listen", ":2"})
+	require.NoError(t, err)
+	assert.Equal(t, ":2", cfg.Listen)
+}
+
+func TestParseConfig_AnEmptyVariableCountsAsUnset(t *testing.T) {
+	setenv(t, nil)
+	for _, name := range variables {
+		t.Setenv(name, "")
+	}
+	cfg, err := parseConfig(nil)
+	require.NoError(t, err)
+	assert.Equal(t, defaults(), &cfg)
+}
+
+func TestParseConfig_KnowsItsCommands(t *testing.T) {
+	setenv(t, nil)
+	for command, args := range map[string][]string{
+		"serve":       {"serve", "--listen", ":1"},
+		"healthcheck": {"healthcheck", "--admin-listen", ":1"},
+	} {
+		cfg, err := parseConfig(args)
+		require.NoError(t, err)
+		assert.Equal(t, command, cfg.command)
+	}
+}
+
+func TestParseConfig_NamesTheVariableThatIsWrong(t *testing.T) {
+	for name, value := range map[string]string{
+		"LOG_LEVEL":           "loud",
+		"PPROF":               "perhaps",
+		"MAX_TEXT_BYTES":      "64k",
+		"REDIS_PASSWORD_FILE": filepath.Join(t.TempDir(), "missing"),
+		"REDIS_TLS":           "perhaps",
+		"REDIS_TIMEOUT":       "250",
+		"REDIS_QUEUE":         "many",
+		"LEAVE_WAIT":          "soon",
+		"DRAIN_TIMEOUT":       "1 minute",
+	} {
+		t.Run(name, func(t *testing.T) {
+			setenv(t, map[string]string{name: value})
+			_, err := parseConfig(nil)
+			require.ErrorContains(t, err, name)
+			assert.NotContains(t, err.Error(), "\n", "one line")
+		})
+	}
+}
+
+func TestParseConfig_NamesTheFlagThatIsWrong(t *testing.T) {
+	setenv(t, nil)
+	for arg, named := range map[string]string{
+		"--log-level=loud":               "--log-level",
+		"--max-text-bytes=64k":           "--max-text-bytes",
+		"--redis-timeout=250":            "--redis-timeout",
+		"--redis-queue=many":             "--redis-queue",
+		"--leave-wait=soon":              "--leave-wait",
+		"--drain-timeout=later":          "--drain-timeout",
+		"--no-such-flag":                 "--no-such-flag",
+		"no-such-command":                "no-such-command",
+		"--redis-password-file=/no/file": "--redis-password-file",
+	} {
+		t.Run(named, func(t *testing.T) {
+			_, err := parseConfig([]string{arg})
+			require.ErrorContains(t, err, named)
+			assert.NotContains(t, err.Error(), "\n", "one line")
+		})
+	}
+}
+
+func TestParseConfig_NamesTheSettingThatIsOutOfRange(t *testing.T) {
+	for name, values := range map[string][]string{
+		"ADVERTISE":      {"rpc.example", "2001:db8::1", "http://rpc.example:80"},
+		"MAX_TEXT_BYTES": {"0", "-1"},
+		"REDIS_TIMEOUT":  {"0s", "-1s"},
+		"REDIS_QUEUE":    {"0", "-1"},
+		"DRAIN_TIMEOUT":  {"0s", "-1s"},
+	} {
+		for _, value := range values {
+			t.Run(name+"="+value, func(t *testing.T) {
+				setenv(t, map[string]string{name: value})
+				_, err := parseConfig(nil)
+				require.ErrorContains(t, err, name+": ")
+			})
+		}
+	}
+}
+
+func TestParseConfig_ReadsThePasswordFromAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(path, []byte("from a file"), 0o600))
+
+	setenv(t, nil)
+	cfg, err := parseConfig([]string{"--redis-password-file", path})
+	require.NoError(t, err)
+	assert.Equal(t, "from a file", cfg.redis().Password, "the flag")
+
+	setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path})
+	cfg, err = parseConfig(nil)
+	require.NoError(t, err)
+	assert.Equal(t, "from a file", cfg.redis().Password, "the variable")
+}
+
+func TestConfig_ThePasswordEndsBeforeTheNewline(t *testing.T) {
+	for name, test := range map[string]struct{ file, password string }{
+		"no newline":    {"secret", "secret"},
+		"newline":       {"secret\n", "secret"},
+		"of Windows":    {"secret\r\n", "secret"},
+		"inner newline": {"sec\nret\n", "sec\nret"},
+		"spaces stay":   {" secret \n", " secret "},
+		"empty":         {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "file")
+			require.NoError(t, os.WriteFile(path, []byte(test.file), 0o600))
+			setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path})
+			cfg, err := parseConfig(nil)
+			require.NoError(t, err)
+			assert.Equal(t, test.password, cfg.redis().Password)
+		})
+	}
+	assert.Empty(t, defaults().redis().Password, "no file")
+}
+
+func TestConfig_RedisIsWhereTheSettingsSay(t *testing.T) {
+	setenv(t, map[string]string{"REDIS_ADDRS": "a:1,b:2", "REDIS_USERNAME": "im"})
+	cfg, err := parseConfig(nil)
+	require.NoError(t, err)
+	o := cfg.redis()
+	assert.Equal(t, []string{"a:1", "b:2"}, o.Addrs)
+	assert.Equal(t, "im", o.Username)
+	assert.Nil(t, o.TLSConfig)
+
+	cfg, err = parseConfig([]string{"--redis-tls"})
+	require.NoError(t, err)
+	o = cfg.redis()
+	require.NotNil(t, o.TLSConfig)
+	assert.Nil(t, o.TLSConfig.RootCAs, "checked against the system's certificates")
+	assert.False(t, o.TLSConfig.InsecureSkipVerify)
+}

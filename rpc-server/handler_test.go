@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/cloudwego/kitex/client"
+	"github.com/cloudwego/kitex/server"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"im/rpc-server/chat"
+	"im/rpc-server/kitex_gen/rpc"
+	"im/rpc-server/kitex_gen/rpc/imservice"
+)
+
+const (
+	// maxText is the most bytes of a text in these tests.
+	maxText = 100
+	// patience is how long they wait for what has to happen.
+	patience = 30 * time.Second
+)
+
+// rig is a handler behind a real connection, and the Redis that it stores in.
+//
+// Its tests do not run in parallel: netpoll, when a server stops, closes the file
+// descriptor of its listener several times, and by then it may be another's.
+type rig struct {
+	imservice.Client
+	handler *handler
+	redis   *miniredis.Miniredis
+}
+
+func newRig(t *testing.T) rig {
+	t.Helper()
+	h, standIn := newHandler(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	exit := make(chan error)
+	srv := imservice.NewServer(h,
+		server.WithListener(listener),
+		server.WithExitSignal(func() <-chan error { return exit }),
+		server.WithExitWaitTime(time.Millisecond),
+	)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run() }()
+	t.Cleanup(func() {
+		close(exit)
+		assert.NoError(t, <-ended)
+	})
+	c, err := imservice.NewClient(service,
+		client.WithHostPorts(listener.Addr().String()),
+		client.WithConnectTimeout(patience),
+		client.WithRPCTimeout(patience),
+	)
+	require.NoError(t, err)
+	r := rig{c, h, standIn}
+	r.pull(t, newChat()) // serves now: Kitex cannot stop a server that has not begun
+	return r
+}
+
+// newHandler is a handler that no connection leads to.
+func newHandler(t *testing.T) (*handler, *miniredis.Miniredis) {
+	t.Helper()
+	server := miniredis.RunT(t)
+	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000)
+	require.NoError(t, err)
+	t.Cleanup(func() { store.Close() }) // is an error if the test closed it
+	return &handler{store: store, maxText: maxText}, server
+}
+
+// send sends over the connection.
+func (r rig) send(t *testing.T, chat, sender, text string, key *string) *rpc.SendResponse {
+	t.Helper()
+	resp, err := r.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{Chat: chat, Sender: sender, Text: text}, Key: key})
+	require.NoError(t, err)
+	return resp
+}
+
+// pull pulls the first messages over the connection.
+func (r rig) pull(t *testing.T, chat string) *rpc.PullResponse {
+	t.Helper()
+	resp, err := r.Pull(t.Context(), &rpc.PullRequest{Chat: chat})
+	require.NoError(t, err)
+	return resp
+}
+
+// newChat is a chat of ann's that no other test has.
+func newChat() string { return "ann:zoe-" + strings.ToLower(rand.Text()) }
+
+func TestHandler_PullShowsWhatWasSent(t *testing.T) {
+	r := newRig(t)
+	chat := newChat()
+	r.redis.SetTime(time.UnixMicro(1763990000_999_999))
+	require.Equal(t, &rpc.SendResponse{}, r.send(t, chat, "ann", "<hello>\n", nil))
+	require.Equal(t, &rpc.SendResponse{}, r.send(t, chat, "ANN", "world 🙂", nil))
+
+	asked := strings.ToUpper(chat)
+	assert.Equal(t, &rpc.PullResponse{
+		Messages: []*rpc.Message{
+			{Chat: asked, Sender: "ann", Text: "<hello>\n", SendTime: 1763990000},
+			{Chat: asked, Sender: "ANN", Text: "world 🙂", SendTime: 1763990001}, // a microsecond later
+		},
+		HasMore:    new(false),
+		NextCursor: new(int64(2)),
+		Total:      new(int64(2)),
+	}, r.pull(t, asked))
+}
+
+func TestHandler_PullPassesOnAllThatIsAsked(t *testing.T) {
+	r := newRig(t)
+	chat := newChat()
+	for _, text := range []string{"0", "1", "2", "3", "4", "5"} {
+		r.send(t, chat, "ann", text, nil)
+	}
+	tests := map[string]struct {
+		req        rpc.PullRequest
+		texts      string
+		hasMore    bool
+		nextCursor int64
+		total      int64
+	}{
+		"forward":              {rpc.PullRequest{Cursor: 1, Limit: 2}, "12", true, 3, 6},
+		"to the end":           {rpc.PullRequest{Cursor: 4, Limit: 2}, "45", false, 6, 6},
+		"not reverse":          {rpc.PullRequest{Limit: 2, Reverse: new(false), Total: new(int64(3))}, "01", true, 2, 6},
+		"reverse":              {rpc.PullRequest{Cursor: 1, Limit: 2, Reverse: new(true)}, "43", true, 3, 6},
+		"reverse with a total": {rpc.PullRequest{Cursor: 1, Limit: 2, Reverse: new(true), Total: new(int64(3))}, "10", false, 3, 3},
+		"above the end":        {rpc.PullRequest{Cursor: 7}, "", false, 7, 6},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			test.req.Chat = chat
+			resp, err := r.Pull(t.Context(), &test.req)
+			require.NoError(t, err)
+			texts := ""
+			for _, m := range resp.Messages {
+				texts += m.Text
+			}
+			assert.Equal(t, test.texts, texts)
+			assert.Equal(t, &test.hasMore, resp.HasMore)
+			assert.Equal(t, &test.nextCursor, resp.NextCursor)
+			assert.Equal(t, &test.total, resp.Total)
+		})
+	}
+}
+
+func TestHandler_PullOfAnEmptyChatSaysSo(t *testing.T) {
+	assert.Equal(t, &rpc.PullResponse{
+		Messages:   []*rpc.Message{},
+		HasMore:    new(false),
+		NextCursor: new(int64(0)),
+		Total:      new(int64(0)),
+	}, newRig(t).pull(t, newChat()))
+}
+
+func TestHandler_WithoutKeyEachSendIsAMessage(t *testing.T) {
+	r := newRig(t)
+	chat := newChat()
+	for range 2 {
+		require.Zero(t, r.send(t, chat, "ann", "hello", nil).Code)
+	}
+	assert.Len(t, r.pull(t, chat).Messages, 2)
+}
+
+func TestHandler_TheSameKeyIsOneMessage(t *testing.T) {
+	r := newRig(t)
+	chat := newChat()
+	for range 2 {
+		require.Zero(t, r.send(t, chat, "ann", "hello", new("k")).Code)
+	}
+	assert.Len(t, r.pull(t, chat).Messages, 1)
+}
+
+func TestSend_TellsTheRuleThatIsBroken(t *testing.T) {
+	r := newRig(t)
+	tests := map[string]struct {
+		chat, sender, text string
+		key                *string
+		msg                string
+	}{
+		"no chat":          {"", "ann", "hello", nil, `chat: is required, as "<member1>:<member2>"`},
+		"no pair":          {"ann", "ann", "hello", nil, `chat: must be two names with one colon between them, as in "jack:marcus", not "ann"`},
+		"foreign sender":   {"ann:zoe", "bob", "hello", nil, `sender: "bob" is not a member of the chat "ann:zoe"`},
+		"no text":          {"ann:zoe", "ann", "", nil, "text: is required"},
+		"long text":        {"ann:zoe", "ann", strings.Repeat("a", maxText+1), nil, "text: has 101 bytes, at most 100 are allowed"},
+		"text is no UTF-8": {"ann:zoe", "ann", "\xff", nil, "text: is not valid UTF-8"},
+		"empty key":        {"ann:zoe", "ann", "hello", new(""), "Idempotency-Key: must be 1 to 128 visible ASCII characters"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			resp := r.send(t, test.chat, test.sender, test.text, test.key)
+			assert.Equal(t, &rpc.SendResponse{Code: int32(rpc.Code_INVALID), Msg: test.msg}, resp)
+		})
+	}
+	t.Cleanup(func() { assert.Empty(t, r.redis.Keys(), "nothing of it may reach Redis") })
+}
+
+func TestSend_TakesATextOfTheMostBytes(t *testing.T) {
+	assert.Equal(t, &rpc.SendResponse{}, newRig(t).send(t, newChat(), "ann", strings.Repeat("a", maxText), nil))
+}
+
+func TestPull_TellsTheRuleThatIsBroken(t *testing.T) {
+	r := newRig(t)
+	tests := map[string]struct {
+		req rpc.PullRequest
+		msg string
+	}{
+		"no chat":         {rpc.PullRequest{}, `chat: is required, as "<member1>:<member2>"`},
+		"negative cursor": {rpc.PullRequest{Chat: "ann:zoe", Cursor: -1}, "cursor: must not be negative, but is -1"},
+		"negative limit":  {rpc.PullRequest{Chat: "ann:zoe", Limit: -1}, "limit: must not be negative, but is -1"},
+		"negative total":  {rpc.PullRequest{Chat: "ann:zoe", Total: new(int64(-1))}, "total: must not be negative, but is -1"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			resp, err := r.Pull(t.Context(), &test.req)
+			require.NoError(t, err)
+			assert.Equal(t, &rpc.PullResponse{Code: int32(rpc.Code_INVALID), Msg: test.msg}, resp)
+		})
+	}
+}
+
+// A client built from an IDL with other field ids sends a request that arrives
+// as nil.
+func TestHandler_ARequestThatDoesNotArriveIsInvalid(t *testing.T) {
+	t.Parallel()
+	h, _ := newHandler(t)
+	for _, req := range []*rpc.SendRequest{nil, {}} {
+		sent, err := h.Send(t.Context(), req)
+		require.NoError(t, err)
+		assert.Equal(t, &rpc.SendResponse{Code: int32(rpc.Code_INVALID), Msg: "the request is missing"}, sent)
+	}
+	pulled, err := h.Pull(t.Context(), nil)
+	require.NoError(t, err)
+	assert.Equal(t, &rpc.PullResponse{Code: int32(rpc.Code_INVALID), Msg: "the request is missing"}, pulled)
+}
+
+// requireFails checks that a send and a pull fail with code and msg and tell
+// nothing else.
+func (r rig) requireFails(t *testing.T, chat string, code rpc.Code, msg string) {
+	t.Helper()
+	require.Equal(t, &rpc.SendResponse{Code: int32(code), Msg: msg}, r.send(t, chat, "ann", "hello", nil))
+	require.Equal(t, &rpc.PullResponse{Code: int32(code), Msg: msg}, r.pull(t, chat))
+}
+
+func TestHandler_AStoreThatIsClosedIsUnavailable(t *testing.T) {
+	r := newRig(t)
+	require.NoError(t, r.handler.store.Close())
+	r.requireFails(t, newChat(), rpc.Code_UNAVAILABLE, "the store is unavailable")
+}
+
+func TestHandler_WithoutRedisIsUnavailableAndThenGoesOn(t *testing.T) {
+	r := newRig(t)
+	chat := newChat()
+	r.send(t, chat, "ann", "hello", nil)
+	r.redis.Close()
+	r.requireFails(t, chat, rpc.Code_UNAVAILABLE, "the store is unavailable")
+
+	require.NoError(t, r.redis.Restart())
+	require.Eventually(t, func() bool { return r.send(t, chat, "ann", "again", new("k")).Code == 0 }, patience, 10*time.Millisecond)
+	assert.Len(t, r.pull(t, chat).Messages, 2)
+}
+
+func TestHandler_ARefusalOfRedisIsUnavailable(t *testing.T) {
+	r := newRig(t)
+	chat := newChat()
+	r.send(t, chat, "ann", "hello", nil)
+	r.pull(t, chat)
+	r.redis.SetError("OOM command not allowed when used memory > 'maxmemory'.")
+	r.requireFails(t, chat, rpc.Code_UNAVAILABLE, "the store is unavailable")
+}
+
+func TestHandler_ADefectShowsNothingInternal(t *testing.T) {
+	r := newRig(t)
+	chat := newChat()
+	require.NoError(t, r.redis.Set("chat:"+chat, "another type"))
+	r.requireFails(t, chat, rpc.Code_INTERNAL, "internal error")
+
+	corrupt := newChat()
+	_, err := r.redis.ZAdd("chat:"+corrupt, 1, "foreign data")
+	require.NoError(t, err)
+	assert.Equal(t, &rpc.PullResponse{Code: int32(rpc.Code_INTERNAL), Msg: "internal error"}, r.pull(t, corrupt))
+}
+
+func TestHandler_TimeThatRanOutIsADeadline(t *testing.T) {
+	t.Parallel()
+	h, _ := newHandler(t)
+	late, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, ctx := range []context.Context{late, canceled} {
+		sent, err := h.Send(ctx, &rpc.SendRequest{Message: &rpc.Message{Chat: "ann:zoe", Sender: "ann", Text: "hello"}})
+		require.NoError(t, err)
+		assert.Equal(t, &rpc.SendResponse{Code: int32(rpc.Code_DEADLINE), Msg: "time ran out"}, sent)
+
+		pulled, err := h.Pull(ctx, &rpc.PullRequest{Chat: "ann:zoe"})
+		require.NoError(t, err)
+		assert.Equal(t, &rpc.PullResponse{Code: int32(rpc.Code_DEADLINE), Msg: "time ran out"}, pulled)
+	}
+}
+
+func TestOutcome_IsOneCodeForEachKindOfError(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		err  error
+		code rpc.Code
+		msg  string
+	}{
+		"none":                   {nil, rpc.Code_OK, ""},
+		"a rule":                 {chat.InvalidError("text: is required"), rpc.Code_INVALID, "text: is required"},
+		"a rule, wrapped":        {fmt.Errorf("inside: %w", chat.InvalidError("text: is required")), rpc.Code_INVALID, "text: is required"},
+		"unavailable":            {fmt.Errorf("%w: secret", chat.ErrUnavailable), rpc.Code_UNAVAILABLE, "the store is unavailable"},
+		"unavailable by timeout": {fmt.Errorf("%w: %w", chat.ErrUnavailable, context.DeadlineExceeded), rpc.Code_UNAVAILABLE, "the store is unavailable"},
+		"deadline":               {fmt.Errorf("secret: %w", context.DeadlineExceeded), rpc.Code_DEADLINE, "time ran out"},
+		"canceled":               {fmt.Errorf("secret: %w", context.Canceled), rpc.Code_DEADLINE, "time ran out"},
+		"corrupt":                {fmt.Errorf("%w: secret", chat.ErrCorrupt), rpc.Code_INTERNAL, "internal error"},
+		"any other":              {errors.New("secret"), rpc.Code_INTERNAL, "internal error"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			code, msg := outcome(test.err)
+			assert.Equal(t, int32(test.code), code)
+			assert.Equal(t, test.msg, msg)
+		})
+	}
+}
