@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test lint generate
+.PHONY: help run test jmeter jmeter-test cluster-test vulncheck lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## start the whole system on localhost:8080 until Ctrl-C
 	@echo 'building the launcher'
@@ -18,14 +18,43 @@ test: ## install what it needs, then run every check and test
 	@go build -C tools/test -o ../../.bin/test .
 	@.bin/test -count=1 -timeout=8m tools/test rpc-server:-race http-server:-race e2e
 
-lint: $(MODULES:%=lint/%) ## check the form of all code: gofmt, go vet, go mod tidy, staticcheck
+jmeter: HOST = localhost
+jmeter: PORT = 8080
+jmeter: THREADS = 20
+jmeter: LOOPS = 10
+jmeter: RAMPUP = 10
+jmeter: ## put load on a running system: make jmeter HOST=localhost PORT=8080 THREADS=20 LOOPS=10 RAMPUP=10
+	@tools/jmeter/run -Jhost=$(HOST) -Jport=$(PORT) -Jthreads=$(THREADS) -Jloops=$(LOOPS) -Jrampup=$(RAMPUP)
+
+jmeter-test: ## run the same load in a test, and see it fail where nothing is stored
+	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis
+	@tools/jmeter/run --version
+	@echo 'building the test runner'
+	@go build -C tools/test -o ../../.bin/test .
+	@.bin/test -count=1 -timeout=8m 'e2e:-tags=jmeter,-run=^TestJMeter'
+
+cluster-test: ## apply k8/ on the cluster that kubectl speaks to, and use it (needs the images there)
+	@go test -C e2e -count=1 -timeout=30m -tags=cluster -run='^TestCluster' -v ./deploy/
+
+vulncheck: $(MODULES:%=vulncheck/%) ## look for known vulnerabilities in what the code calls (needs vuln.go.dev)
+
+.PHONY: $(MODULES:%=vulncheck/%)
+$(MODULES:%=vulncheck/%): vulncheck/%:
+	@echo 'vulncheck $*'; cd $* && go tool -modfile='$(CURDIR)/tools/govulncheck/go.mod' govulncheck ./...
+
+lint: $(MODULES:%=lint/%) lint/workflows ## check the form of all code: gofmt, go vet, go mod tidy, staticcheck, actionlint
+
+.PHONY: lint/workflows
+lint/workflows:
+	@echo 'lint workflows: actionlint'
+	@go -C tools/actionlint tool actionlint -shellcheck= -pyflakes= '$(CURDIR)'/.github/workflows/*.yml
 
 .PHONY: $(MODULES:%=lint/%)
 $(MODULES:%=lint/%): lint/%:
 	$(call check,gofmt,! find . -name '*_gen' -prune -o -name '*.go' -exec gofmt -l {} + | grep .)
-	$(call check,go vet,go vet ./...)
+	$(call check,go vet,go vet -tags=jmeter,cluster ./...)
 	$(call check,go mod tidy,go mod tidy -diff)
-	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck $$(go list ./... | grep -v _gen))
+	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster $$(go list ./... | grep -v _gen))
 
 # $(call check,NAME,COMMAND) runs COMMAND in the module, and stops make if it fails.
 check = @echo 'lint $*: $(1)'; cd $* && { $(2); } || { echo '$*: $(1) finds the faults above' >&2; exit 1; }

@@ -76,9 +76,12 @@ func readBody(c *app.RequestContext, most int) ([]byte, error) {
 	default:
 		return body, nil
 	}
-	// What follows is no request, and not worth reading.
+	// What follows is no request. Hertz reads a rest of moderate size after the
+	// answer, so that the client gets to see it; any other is not worth reading.
 	c.SetConnectionClose()
-	c.Request.CloseBodyStream()
+	if announced < 0 || announced > 8*most {
+		c.Request.CloseBodyStream()
+	}
 	return nil, refusal
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -27,11 +28,21 @@ type gateway struct {
 
 func (g *gateway) route(r *route.Engine) {
 	r.Use(identify, recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
+	r.GET("/openapi.yaml", describe)
 	r.GET("/ping", g.ping)
 	r.POST("/api/send", g.handle(g.send))
 	r.GET("/api/pull", g.handle(g.pull))
 	r.NoRoute(notFound)
 	r.NoMethod(notAllowed(r))
+}
+
+// openapi is the description of what route serves.
+//
+//go:embed openapi.yaml
+var openapi []byte
+
+func describe(_ context.Context, c *app.RequestContext) {
+	c.Data(http.StatusOK, "application/yaml", openapi)
 }
 
 func (g *gateway) ping(_ context.Context, c *app.RequestContext) {

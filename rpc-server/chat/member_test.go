@@ -1,9 +1,7 @@
 package chat
 
 import (
-	"encoding/json"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -81,20 +79,4 @@ func TestParseEntry_ReadsWhatAppendMemberWrote(t *testing.T) {
 			assert.Equal(t, Entry{golden.sender, golden.text, 1763990000000456}, e)
 		})
 	}
-}
-
-func FuzzMember_RoundTrip(f *testing.F) {
-	for _, golden := range goldenMembers {
-		f.Add(golden.id, golden.sender, golden.text)
-	}
-	f.Fuzz(func(t *testing.T, id, sender, text string) {
-		if !utf8.ValidString(id) || !utf8.ValidString(sender) || !utf8.ValidString(text) {
-			t.Skip("no message")
-		}
-		member := appendMember(nil, Message{id: id, sender: sender, text: text})
-		require.True(t, json.Valid(member), "%q", member)
-		e, err := parseEntry(string(member), "1")
-		require.NoError(t, err)
-		assert.Equal(t, Entry{sender, text, 1}, e)
-	})
 }

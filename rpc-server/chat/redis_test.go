@@ -160,9 +160,11 @@ func (s *redisServer) kill() {
 }
 
 // freeze stops the process, so that connections to it stand but nothing answers.
-// It returns when the process stands still.
+// It returns when the process stands still. At the latest the test's end lets it
+// run on, since a store that closes waits for it.
 func (s *redisServer) freeze(t testing.TB) {
 	t.Helper()
+	t.Cleanup(func() { s.process.Signal(syscall.SIGCONT) })
 	require.NoError(t, s.process.Signal(syscall.SIGSTOP))
 	var status syscall.WaitStatus
 	for !status.Stopped() {

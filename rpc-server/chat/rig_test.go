@@ -95,6 +95,7 @@ func (s rig) page(t testing.TB, chat string, cursor int64, limit int32, reverse 
 	t.Helper()
 	page, err := s.Page(t.Context(), query(t, chat, cursor, limit, reverse, total))
 	require.NoError(t, err)
+	require.False(t, page.HasMore && len(page.Entries) == 0, "an empty page must be the last")
 	return page
 }
 
@@ -105,7 +106,6 @@ func (s rig) pull(t testing.TB, chat string, limit int32, reverse bool) []Entry 
 	page := Page{HasMore: true}
 	for page.HasMore {
 		page = s.page(t, chat, page.NextCursor, limit, reverse, page.Total)
-		require.False(t, page.HasMore && len(page.Entries) == 0, "an empty page must be the last")
 		all = append(all, page.Entries...)
 	}
 	return all
@@ -183,6 +183,19 @@ func isClosed(done <-chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// requireMany waits until n have been sent. It fails the test if all senders are
+// done before.
+func requireMany(t testing.TB, n int, sent, done <-chan struct{}) {
+	t.Helper()
+	for i := range n {
+		select {
+		case <-sent:
+		case <-done:
+			require.FailNow(t, "all senders have given up", "after %d messages", i)
+		}
 	}
 }
 

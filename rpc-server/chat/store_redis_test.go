@@ -47,10 +47,13 @@ func TestStore_IsUnavailableWhileRedisIsFrozenAndThenGoesOn(t *testing.T) {
 
 func TestStore_WithoutRedisIsUnavailable(t *testing.T) {
 	t.Parallel()
-	nobody, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	require.NoError(t, nobody.Close())
-	newRig(t, nobody.Addr().String(), short).requireUnavailable(t, newChat())
+	defer listener.Close()
+	taken, err := net.Dial("tcp", listener.Addr().String()) // from a port where nobody else can listen
+	require.NoError(t, err)
+	defer taken.Close()
+	newRig(t, taken.LocalAddr().String(), short).requireUnavailable(t, newChat())
 }
 
 func TestStore_KeepsWhatItAcknowledgedWhenRedisIsKilled(t *testing.T) {
@@ -92,11 +95,10 @@ func TestStore_KeepsWhatItAcknowledgedWhenRedisIsKilled(t *testing.T) {
 			}
 		})
 	}
-	for range enough {
-		<-sent
-	}
+	done := closedAfter(&all)
+	requireMany(t, enough, sent, done)
 	server.kill()
-	all.Wait()
+	<-done
 	s.requireUnavailable(t, newChat())
 
 	require.NoError(t, server.start())
@@ -211,8 +213,6 @@ func TestStore_TheCallersDeadlineIsNotTheStores(t *testing.T) {
 	s := newRig(t, server.addr, patience)
 	s.requireWorks(t)
 	server.freeze(t)
-
-	defer server.thaw(t) // or closing would wait
 
 	late, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

@@ -497,6 +497,7 @@ func TestStore_IsUnavailableOnceItIsClosed(t *testing.T) {
 
 func TestClose_StoresWhatItAcknowledged(t *testing.T) {
 	t.Parallel()
+	const senders, enough = 8, 50
 	onBoth(t, func(t *testing.T, s rig) {
 		chat := newChat()
 		var (
@@ -504,8 +505,8 @@ func TestClose_StoresWhatItAcknowledged(t *testing.T) {
 			mu    sync.Mutex
 			acked []int64
 		)
-		some := make(chan struct{}, 1000)
-		for range 8 {
+		sent := make(chan struct{}, enough)
+		for range senders {
 			all.Go(func() {
 				for {
 					m, err := NewMessage(chat, "hello", "ann", nil, maxText)
@@ -521,17 +522,16 @@ func TestClose_StoresWhatItAcknowledged(t *testing.T) {
 					acked = append(acked, got)
 					mu.Unlock()
 					select {
-					case some <- struct{}{}:
+					case sent <- struct{}{}:
 					default:
 					}
 				}
 			})
 		}
-		for range 50 {
-			<-some
-		}
+		done := closedAfter(&all)
+		requireMany(t, enough, sent, done)
 		require.NoError(t, s.Close())
-		all.Wait()
+		<-done
 
 		other := newRig(t, s.addr, patience)
 		var stored []int64
@@ -555,6 +555,7 @@ func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 		"NOREPLICAS Not enough good replicas to write.":                                          true,
 		"OOM command not allowed when used memory > 'maxmemory'.":                                true,
 		"READONLY You can't write against a read only replica.":                                  true,
+		"TRYAGAIN Multiple keys request during rehashing of slot":                                true,
 		"ERR max number of clients reached":                                                      true,
 
 		"ERR unknown command 'evalsha'":                  false,
