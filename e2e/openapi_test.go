@@ -145,16 +145,17 @@ func newRequest(t *testing.T, method, url, body string, headers ...string) *http
 	return req
 }
 
-// begin sends the beginning of a request whose body is said to have size bytes,
-// of which body is the first. The rest never comes, so that the answer cannot get
-// lost in a connection that is closed while its body is still being written.
+// begin sends a request whose body is said to have size bytes, but only the first
+// 16 KiB of them, body and spaces: the gateway answers once it has half of that,
+// and the answer cannot get lost in a connection that is closed while the body is
+// still being written.
 func begin(t *testing.T, req *http.Request, body string, size int) (*http.Response, []byte) {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", req.URL.Host, client.Timeout)
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(client.Timeout)))
-	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", req.Method, req.URL.RequestURI(), req.URL.Host, size, body)
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%-16384s", req.Method, req.URL.RequestURI(), req.URL.Host, size, body)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	require.NoError(t, err)
 	answer, err := io.ReadAll(resp.Body)
