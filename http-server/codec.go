@@ -127,22 +127,23 @@ func decodeJSON(body []byte, req proto.Message) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &semantic):
-		return wrongType(fieldOf(semantic.JSONPointer))
+		return wrongType(fieldOf(semantic.JSONPointer, req))
 	case errors.As(err, &broken) && errors.Is(err, jsontext.ErrDuplicateName):
-		return badRequest(fieldOf(broken.JSONPointer) + ": is given more than once")
+		return badRequest(fieldOf(broken.JSONPointer, req) + ": is given more than once")
 	case errors.As(err, &broken):
-		return badRequest(fmt.Sprintf("%s: is not valid JSON at byte %d: %v", fieldOf(broken.JSONPointer), broken.ByteOffset, broken.Err))
+		return badRequest(fmt.Sprintf("%s: is not valid JSON at byte %d: %v", fieldOf(broken.JSONPointer, req), broken.ByteOffset, broken.Err))
 	}
 	return badRequest("the body is not valid JSON")
 }
 
-// fieldOf names the member of the body that p is in.
-func fieldOf(p jsontext.Pointer) string {
-	field, _, _ := strings.Cut(strings.TrimPrefix(string(p), "/"), "/")
-	if field == "" || len(field) > 40 {
+// fieldOf names the field of req that p is in. Where it is in none, that is the
+// body: the names that clients make up are not repeated.
+func fieldOf(p jsontext.Pointer, req proto.Message) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(string(p), "/"), "/")
+	if req.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(name)) == nil {
 		return "the body"
 	}
-	return field
+	return name
 }
 
 // types are those of the fields that are no strings, in JSON's words.
@@ -216,16 +217,17 @@ func answerFormat(c *app.RequestContext) format {
 	own, _ := formatOf(string(c.ContentType()))
 	best, bestQ := own, 0.0
 	for option := range strings.SplitSeq(string(bytes.Join(c.Request.Header.PeekAll("Accept"), []byte(","))), ",") {
-		f, known := formatOf(option)
-		if !known {
-			if !strings.Contains(option, "*") {
-				continue
-			}
+		name, params, _ := mime.ParseMediaType(option)
+		f, known := formatOf(name)
+		switch {
+		case known:
+		case name == "*/*" || name == "application/*":
 			f = own
+		default:
+			continue
 		}
-		_, params, _ := mime.ParseMediaType(option)
 		q, err := strconv.ParseFloat(params["q"], 64)
-		if err != nil {
+		if err != nil || !(q >= 0 && q <= 1) {
 			q = 1
 		}
 		switch {

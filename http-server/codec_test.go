@@ -87,7 +87,7 @@ func TestText_GoesThroughByteForByte(t *testing.T) {
 	require.NoError(t, err)
 	for contentType, body := range map[string][]byte{"application/json": inJSON, "application/protobuf": inProtobuf} {
 		resp, answer := call(t, "POST", base+"/api/send", string(body), "Content-Type", contentType)
-		assert.Equal(t, 200, resp.StatusCode, "%s", answer)
+		require.Equal(t, 200, resp.StatusCode, "%s", answer)
 		assert.Equal(t, awkward, (<-b.sends).Message.Text)
 	}
 	_, answer := call(t, "GET", base+"/api/pull?chat=a:b", "")
@@ -125,6 +125,9 @@ func TestAnswer_IsInTheTypeThatAcceptPrefers(t *testing.T) {
 		{[]string{"application/json;q=0.5, */*"}, jsonType, protobufType},
 		{[]string{"application/x-protobuf, */*;q=0.1"}, protobufType, protobufType},
 		{[]string{"application/json;q=0"}, jsonType, protobufType},
+		{[]string{"text/*, application/json"}, jsonType, jsonType},
+		{[]string{"application/*;q=0.5, application/json;q=0.2"}, jsonType, protobufType},
+		{[]string{"application/json;q=7, application/x-protobuf"}, jsonType, protobufType},
 		{[]string{"application/x-protobuf;q=broken"}, protobufType, protobufType},
 		{[]string{",;=, ,"}, jsonType, protobufType},
 	} {
@@ -133,10 +136,10 @@ func TestAnswer_IsInTheTypeThatAcceptPrefers(t *testing.T) {
 			headers = append(headers, "Accept", a)
 		}
 		resp, _ := call(t, "GET", base+"/api/pull?chat=a:b", "", headers...)
-		assert.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, 200, resp.StatusCode)
 		assert.Equal(t, test.jsonRequest, resp.Header.Get("Content-Type"), "JSON request, Accept: %q", test.accept)
 		resp, _ = call(t, "GET", base+"/api/pull", string(inProtobuf), append(headers, "Content-Type", protobufType)...)
-		assert.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, 200, resp.StatusCode)
 		assert.Equal(t, test.protobufReply, resp.Header.Get("Content-Type"), "protobuf request, Accept: %q", test.accept)
 	}
 }
@@ -231,7 +234,7 @@ func TestBody_MayBeChunked(t *testing.T) {
 			fmt.Fprintf(&chunked, "1\r\n%c\r\n", r)
 		}
 		resp, body := c.ask(t, "POST /api/send HTTP/1.1\r\nHost: im\r\nTransfer-Encoding: chunked\r\n\r\n"+chunked.String()+"0\r\n\r\n")
-		assert.Equal(t, 200, resp.StatusCode, "%s", body)
+		require.Equal(t, 200, resp.StatusCode, "%s", body)
 		assert.Equal(t, "hello", (<-b.sends).Message.Text)
 	}
 	resp, body := c.ask(t, "POST /api/send HTTP/1.1\r\nHost: im\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
@@ -249,7 +252,7 @@ func TestBody_MayWaitFor100Continue(t *testing.T) {
 	assert.Equal(t, "HTTP/1.1 100 Continue\r\n", line)
 	c.answers.ReadString('\n')
 	resp, _ := c.ask(t, sendBody)
-	assert.Equal(t, 200, resp.StatusCode)
+	require.Equal(t, 200, resp.StatusCode)
 }
 
 func TestBody_LargerThanAllowedIs413AndClosesTheConnection(t *testing.T) {
@@ -259,7 +262,7 @@ func TestBody_LargerThanAllowedIs413AndClosesTheConnection(t *testing.T) {
 		return sendBody + strings.Repeat(" ", size-len(sendBody))
 	}
 	resp, body := connect(t, base).ask(t, post(padded(1<<20)))
-	assert.Equal(t, 200, resp.StatusCode, "the largest that is allowed: %s", body)
+	require.Equal(t, 200, resp.StatusCode, "the largest that is allowed: %s", body)
 	<-b.sends
 	for name, request := range map[string]string{
 		"by a byte":       post(padded(1<<20 + 1)),
@@ -287,7 +290,7 @@ func TestBody_LargestTextFitsInAnyEscaping(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			body := `{"chat":"` + strings.Repeat("a", 128) + ":" + strings.Repeat("b", 128) + `","sender":"` + strings.Repeat("a", 128) + `","text":"` + strings.Repeat(escaped, 65536) + `"}`
 			resp, answer := call(t, "POST", base+"/api/send", body)
-			assert.Equal(t, 200, resp.StatusCode, "%s", answer)
+			require.Equal(t, 200, resp.StatusCode, "%s", answer)
 			assert.Len(t, (<-b.sends).Message.Text, 65536)
 		})
 	}

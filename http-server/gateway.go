@@ -11,7 +11,6 @@ import (
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
-	"github.com/cloudwego/hertz/pkg/common/utils"
 	"github.com/cloudwego/hertz/pkg/route"
 
 	"im/http-server/api_gen/api"
@@ -46,7 +45,7 @@ func describe(_ context.Context, c *app.RequestContext) {
 }
 
 func (g *gateway) ping(_ context.Context, c *app.RequestContext) {
-	c.JSON(http.StatusOK, utils.H{"message": "pong"})
+	c.Data(http.StatusOK, "application/json", []byte(`{"message":"pong"}`))
 }
 
 // send stores a message. The answer is empty.

@@ -157,7 +157,7 @@ func TestSend_PassesOnWhatWasSentAndAnswersNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			resp, body := call(t, "POST", base+"/api/send", request.body, request.headers...)
-			assert.Equal(t, 200, resp.StatusCode, "%s", body)
+			require.Equal(t, 200, resp.StatusCode, "%s", body)
 			assert.Empty(t, body)
 			asked := <-b.sends
 			assert.Equal(t, &rpc.Message{Chat: "jack:marcus", Text: "hello", Sender: "jack"}, asked.Message)
@@ -171,7 +171,7 @@ func TestSend_KeyIsTheCallersOrFresh(t *testing.T) {
 	base := serve(t, b)
 	for _, key := range []string{"k", `"quoted"`, strings.Repeat("k", 129), ""} {
 		resp, _ := call(t, "POST", base+"/api/send", sendBody, "Idempotency-Key", key)
-		assert.Equal(t, 200, resp.StatusCode)
+		require.Equal(t, 200, resp.StatusCode)
 		assert.Equal(t, key, (<-b.sends).GetKey(), "rpc-server says whether it is a good one")
 	}
 	call(t, "POST", base+"/api/send", sendBody)
@@ -213,7 +213,7 @@ func TestPull_PassesOnWhatWasAsked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			resp, body := call(t, "GET", base+"/api/pull"+request.query, request.body, request.headers...)
-			assert.Equal(t, 200, resp.StatusCode, "%s", body)
+			require.Equal(t, 200, resp.StatusCode, "%s", body)
 			assert.Equal(t, request.want, <-b.pulls)
 		})
 	}
@@ -236,6 +236,8 @@ func TestBadRequests_NameWhatIsWrongAndReachNoRPCServer(t *testing.T) {
 		{"POST", "/api/send", sendBody + sendBody, "", "the body: is not valid JSON at byte 53"},
 		{"POST", "/api/send", sendBody + "x", "", "the body: is not valid JSON at byte 53"},
 		{"POST", "/api/send", `{"chat":"a:b","chat":"a:b"}`, "", "chat: is given more than once"},
+		{"POST", "/api/send", `{"x~/y":1,"x~/y":2}`, "", "the body: is given more than once"},
+		{"POST", "/api/send", `{"must be\nx":}`, "", "the body: is not valid JSON at byte 14"},
 		{"POST", "/api/send", `{"text":"` + "\xff" + `"}`, "", "text: is not valid JSON"},
 		{"POST", "/api/send", `{"text":"\ud800"}`, "", "text: is not valid JSON"},
 		{"POST", "/api/send", `{"text":"\udc00\ud800"}`, "", "text: is not valid JSON"},
