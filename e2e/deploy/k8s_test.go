@@ -678,7 +678,8 @@ func TestK8s_EveryVolumeAndSecretExists(t *testing.T) {
 				secrets = append(secrets, v.Secret.SecretName)
 				key := path.Base(values["REDIS_PASSWORD_FILE"])
 				assert.Equal(t, mounts[v.Name], path.Dir(values["REDIS_PASSWORD_FILE"]))
-				assert.Contains(t, string(guide), fmt.Sprintf("kubectl create secret generic %s --from-file=%s=", v.Secret.SecretName, key))
+				create := fmt.Sprintf("kubectl create secret generic %s --from-file=%s=", v.Secret.SecretName, key)
+				assert.True(t, strings.Contains(string(guide), create), "docs/kubernetes.md does not tell: %s", create)
 			}
 			var mounted []string
 			for name := range mounts {
