@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test jmeter jmeter-test cluster-test vulncheck lint generate
+.PHONY: help run test jmeter jmeter-test compose-test cluster-test vulncheck lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
@@ -33,6 +33,15 @@ jmeter-test: ## run the same load in a test, and see it fail where nothing is st
 	@go build -C tools/test -o ../../.bin/test .
 	@.bin/test -count=1 -timeout=8m 'e2e:-tags=jmeter,-run=^TestJMeter'
 
+compose-test: ## build the images, bring docker-compose.yml up, and see that it keeps what it is sent
+	@if ! docker info >/dev/null 2>&1; then \
+		echo 'skipped: compose-test, since no Docker engine answers'; \
+	else \
+		tools/install debootstrap=debootstrap && e2e/deploy/standins/build && \
+		go build -C tools/test -o ../../.bin/test . && \
+		.bin/test -count=1 -timeout=25m 'e2e/deploy:-tags=compose,-run=^TestCompose'; \
+	fi
+
 cluster-test: ## apply k8/ on the cluster that kubectl speaks to, and use it (needs the images there)
 	@go test -C e2e -count=1 -timeout=30m -tags=cluster -run='^TestCluster' -v ./deploy/
 
@@ -52,9 +61,9 @@ lint/workflows:
 .PHONY: $(MODULES:%=lint/%)
 $(MODULES:%=lint/%): lint/%:
 	$(call check,gofmt,! find . -name '*_gen' -prune -o -name '*.go' -exec gofmt -l {} + | grep .)
-	$(call check,go vet,go vet -tags=jmeter,cluster ./...)
+	$(call check,go vet,go vet -tags=jmeter,cluster,compose ./...)
 	$(call check,go mod tidy,go mod tidy -diff)
-	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster $$(go list ./... | grep -v _gen))
+	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster,compose $$(go list ./... | grep -v _gen))
 
 # $(call check,NAME,COMMAND) runs COMMAND in the module, and stops make if it fails.
 check = @echo 'lint $*: $(1)'; cd $* && { $(2); } || { echo '$*: $(1) finds the faults above' >&2; exit 1; }
