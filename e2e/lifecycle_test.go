@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -41,6 +42,8 @@ func TestStart_WrongSettingEndsTheProcessWithOneLineThatNamesIt(t *testing.T) {
 		{"http-server", "MAX_BODY_BYTES=4096", "MAX_BODY_BYTES"},
 		{"rpc-server", "REDIS_PASSWORD_FILE=/nowhere", "REDIS_PASSWORD_FILE"},
 		{"rpc-server", "REDIS_TIMEOUT=0s", "REDIS_TIMEOUT"},
+		{"http-server", "MAX_IN_FLIGHT=0", "MAX_IN_FLIGHT"},
+		{"rpc-server", "MAX_IN_FLIGHT=-1", "MAX_IN_FLIGHT"},
 		{"rpc-server", "ADVERTISE=here", "ADVERTISE"},
 	} {
 		t.Run(test.server+" "+test.named, func(t *testing.T) {
@@ -89,6 +92,25 @@ func TestHealthcheck_TellsWhetherTheServerIsReady(t *testing.T) {
 		assert.Equal(t, 1, status)
 		assert.Contains(t, out, "127.0.0.1:1")
 	}
+}
+
+// TestStop_AGatewayTellsThatItLeavesAndServesOn stops a gateway: what asks for its
+// health learns so at once, while requests are served, each the last of its
+// connection, and then the process ends well.
+func TestStop_AGatewayTellsThatItLeavesAndServesOn(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *stack.Options) { o.RPCServers = 1 })
+	gateway := s.Gateways[0]
+	chat, sender, _ := newChat(t)
+	require.NoError(t, gateway.Signal(syscall.SIGTERM))
+	eventually(t, func() bool { return stack.Ready(t.Context(), gateway.Admin) != nil }, "it is not ready")
+	resp, err := client.Post(s.URL()+"/api/send", "application/json", strings.NewReader(`{"chat":"`+chat+`","text":"hello","sender":"`+sender+`"}`))
+	require.NoError(t, err)
+	resp.Body.Close()
+	assert.Equal(t, http.StatusOK, resp.StatusCode)
+	assert.True(t, resp.Close, "the connection is not to be used again")
+	<-gateway.Done()
+	assert.Zero(t, gateway.ExitCode())
 }
 
 func TestAdmin_ServesHealthAndProfilesOnlyWhenWanted(t *testing.T) {

@@ -185,19 +185,32 @@ func TestMalformed_RequestsCostNothing(t *testing.T) {
 		storming.Wait()
 		return statuses
 	}
-	storm(seed+1, requests) // what the first such requests cost is no leak
-
-	before, lines := make([]int, len(servers)), make([]int, len(servers))
-	for i, p := range servers {
-		before[i], lines[i] = residentAfterGC(t, p), len(logged(t, p, ""))
+	lines := make([]int, len(servers))
+	memory := func() []int {
+		resident := make([]int, len(servers))
+		for i, p := range servers {
+			resident[i], lines[i] = residentAfterGC(t, p), len(logged(t, p, ""))
+		}
+		return resident
 	}
+	// What the first storm costs is no leak: the heap grows to what it needs at
+	// its busiest, and a busier storm may still add to it. A leak adds each time.
 	statuses := storm(seed, requests)
-	for i, p := range servers {
-		after := residentAfterGC(t, p)
-		t.Logf("%s: %d MiB before, %d MiB after", p.Name, before[i]>>20, after>>20)
-		assert.LessOrEqual(t, float64(after), 1.2*float64(before[i]), p.Name)
-		assert.Empty(t, logged(t, p, "")[lines[i]:], "%s: lines above debug", p.Name)
+	steady, before := false, memory()
+	for again := uint64(1); !steady && again <= 4; again++ {
+		storm(seed+again, requests)
+		steady = true
+		for i, p := range servers {
+			assert.Empty(t, logged(t, p, "")[lines[i]:], "%s: lines above debug", p.Name)
+		}
+		after := memory()
+		for i, p := range servers {
+			t.Logf("%s: %d MiB before, %d MiB after", p.Name, before[i]>>20, after[i]>>20)
+			steady = steady && float64(after[i]) <= 1.2*float64(before[i])
+		}
+		before = after
 	}
+	assert.True(t, steady, "the memory grows by each storm")
 	t.Logf("statuses: %v", statuses)
 	assert.Greater(t, statuses[400], requests/4)
 

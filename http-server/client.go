@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/cloudwego/kitex/client"
+	"github.com/cloudwego/kitex/pkg/circuitbreak"
 	"github.com/cloudwego/kitex/pkg/connpool"
 	"github.com/cloudwego/kitex/pkg/discovery"
-	"github.com/cloudwego/kitex/pkg/loadbalance"
 	"github.com/cloudwego/kitex/pkg/loadbalance/lbcache"
 	"github.com/cloudwego/kitex/pkg/retry"
 	etcd "github.com/kitex-contrib/registry-etcd"
@@ -29,13 +29,10 @@ const (
 	// refresh is how often etcd is asked for them, and how often the balancer
 	// takes what was found: the view is at most twice that old.
 	refresh = 500 * time.Millisecond
-	// connectTimeout is generous: on a busy machine Kitex's 50 ms misfires.
-	connectTimeout = 500 * time.Millisecond
 )
 
 // dial makes the client that all requests share. It needs neither etcd nor an
-// rpc-server yet. Each attempt of a call gets attemptTimeout; a call that fails
-// in transport is tried again, which is safe since every send has a key.
+// rpc-server yet.
 func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Duration) (imservice.Client, error) {
 	// Left alone, gRPC's back-off would grow to two minutes.
 	reconnect := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}}
@@ -48,16 +45,26 @@ func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Durat
 	}
 	r := &resolver{Resolver: inner}
 	go r.watch(ctx)
+	return newClient(r, attemptTimeout)
+}
 
-	retries := retry.NewFailurePolicyWithResultRetry(retry.AllErrorRetry())
-	retries.WithRetryBreaker(0.3) // Kitex allows no more
+// newClient calls the rpc-servers that r knows. Each attempt of a call gets
+// attemptTimeout; a call that fails in transport is tried twice more, which is
+// safe since every send has a key.
+func newClient(r discovery.Resolver, attemptTimeout time.Duration) (imservice.Client, error) {
+	b := new(balancer)
 	return imservice.NewClient(service,
 		client.WithResolver(r),
-		client.WithLoadBalancer(loadbalance.NewWeightedBalancer(), &lbcache.Options{RefreshInterval: refresh, ExpireInterval: time.Hour}),
+		client.WithLoadBalancer(b, &lbcache.Options{RefreshInterval: refresh, ExpireInterval: time.Hour}),
+		client.WithInstanceMW(b.observe),
 		client.WithLongConnection(connpool.IdleConfig{MaxIdlePerAddress: 256, MaxIdleGlobal: 4096, MaxIdleTimeout: time.Minute}),
-		client.WithConnectTimeout(connectTimeout),
+		client.WithConnectTimeout(attemptTimeout/2), // leaves time for another instance
 		client.WithRPCTimeout(attemptTimeout),
-		client.WithFailureRetry(retries),
+		client.WithFailureRetry(retry.NewFailurePolicyWithResultRetry(retry.AllErrorRetry())),
+		// A breaker that is told nothing stays closed. Kitex's own would give up
+		// retries while most attempts fail, which is when they are needed: the
+		// request's deadline, three attempts and the balancer are bounds enough.
+		client.WithRetryContainer(retry.NewRetryContainer(retry.WithContainerCBSuite(circuitbreak.NewCBSuite(circuitbreak.RPCInfo2Key)))),
 	)
 }
 
@@ -104,11 +111,9 @@ func (r *resolver) watch(ctx context.Context) {
 	}
 }
 
-// reaches asks whether an rpc-server answers: it wants a page of no chat, to
-// which any Code is a sign of life.
-func reaches(client imservice.Client) func(context.Context) error {
-	return func(ctx context.Context) error {
-		_, err := client.Pull(ctx, &rpc.PullRequest{})
-		return err
-	}
+// reach asks whether an rpc-server answers: it wants a page of no chat, to which
+// any Code is a sign of life.
+func reach(ctx context.Context, client imservice.Client) error {
+	_, err := client.Pull(ctx, &rpc.PullRequest{})
+	return err
 }

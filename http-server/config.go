@@ -23,7 +23,10 @@ type config struct {
 	EtcdEndpoints []string `default:"localhost:2379" help:"host:port of each etcd member, separated by commas."`
 
 	RequestTimeout time.Duration `default:"1s" help:"How long a request may take; each attempt at an rpc-server gets a third of it."`
-	DrainTimeout   time.Duration `default:"5s" help:"How long to wait, when stopping, for connections that are open."`
+	MaxInFlight    int           `default:"1000" help:"Most requests that are served at a time; more are refused."`
+
+	LeaveWait    time.Duration `default:"2s" help:"How long to serve on, no longer ready, when stopping, so that every balancer in front has noticed."`
+	DrainTimeout time.Duration `default:"5s" help:"How long to wait, when stopping, for connections that are open."`
 
 	Serve       struct{} `cmd:"" default:"withargs" hidden:""`
 	Healthcheck struct{} `cmd:"" help:"Ask a running http-server whether it is ready; exit 0 or 1."`
@@ -54,7 +57,7 @@ func parseConfig(args []string) (config, error) {
 
 func (c *config) check() error {
 	for name, n := range map[string]int64{
-		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REQUEST_TIMEOUT": int64(c.RequestTimeout), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
+		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REQUEST_TIMEOUT": int64(c.RequestTimeout), "MAX_IN_FLIGHT": int64(c.MaxInFlight), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
 	} {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be more than 0", name)

@@ -505,11 +505,11 @@ func serveEcho(f *testing.F) string {
 	srv := imservice.NewServer(&echo{}, server.WithListener(behind), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
 	go srv.Run()
 	f.Cleanup(func() { srv.Stop() })
-	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(behind.Addr().String()), client.WithConnectTimeout(connectTimeout), client.WithRPCTimeout(20*time.Second))
+	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(behind.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(20*time.Second))
 	require.NoError(f, err)
 
 	gw := newServer(front, 10*time.Millisecond)
-	(&gateway{rpc: rpcClient, timeout: 20 * time.Second, maxBody: 1 << 20}).route(gw.Engine)
+	(&gateway{rpc: rpcClient, timeout: 20 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
 	go gw.Run()
 	f.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + front.Addr().String()

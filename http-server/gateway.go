@@ -20,17 +20,19 @@ import (
 
 // gateway answers HTTP requests by asking the rpc-servers.
 type gateway struct {
-	rpc     imservice.Client
-	timeout time.Duration // of a request, its retries included
-	maxBody int           // bytes
+	rpc         imservice.Client
+	timeout     time.Duration // of a request, its retries included
+	maxBody     int           // bytes
+	maxInFlight int           // requests
 }
 
 func (g *gateway) route(r *route.Engine) {
 	r.Use(identify, recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
 	r.GET("/openapi.yaml", describe)
 	r.GET("/ping", g.ping)
-	r.POST("/api/send", g.handle(g.send))
-	r.GET("/api/pull", g.handle(g.pull))
+	calls := r.Group("/api", limit(g.maxInFlight))
+	calls.POST("/send", g.handle(g.send))
+	calls.GET("/pull", g.handle(g.pull))
 	r.NoRoute(notFound)
 	r.NoMethod(notAllowed(r))
 }
@@ -127,6 +129,17 @@ func identify(ctx context.Context, c *app.RequestContext) {
 	}
 	c.Header(requestID, id)
 	c.Next(ctx)
+}
+
+// part makes clients leave once stopping ends: each answer is then the last of
+// its connection.
+func part(stopping context.Context) app.HandlerFunc {
+	return func(ctx context.Context, c *app.RequestContext) {
+		if stopping.Err() != nil {
+			c.SetConnectionClose()
+		}
+		c.Next(ctx)
+	}
 }
 
 func panicked(ctx context.Context, c *app.RequestContext, err any, stack []byte) {

@@ -67,7 +67,7 @@ func serve(t *testing.T, b *backend) string {
 	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
 	go srv.Run()
 	t.Cleanup(func() { srv.Stop() })
-	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(connectTimeout), client.WithRPCTimeout(5*time.Second))
+	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(5*time.Second))
 	require.NoError(t, err)
 	return serveClient(t, rpcClient)
 }
@@ -77,7 +77,7 @@ func serveClient(t *testing.T, rpcClient imservice.Client) string {
 	t.Helper()
 	l := listen(t)
 	gw := newServer(l, 10*time.Millisecond)
-	(&gateway{rpc: rpcClient, timeout: 10 * time.Second, maxBody: 1 << 20}).route(gw.Engine)
+	(&gateway{rpc: rpcClient, timeout: 10 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
 	go gw.Run()
 	t.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + l.Addr().String()
@@ -128,6 +128,9 @@ func problemIn(t *testing.T, resp *http.Response, body []byte) problem {
 	}
 	return p
 }
+
+// maxInFlight is how many requests the gateways under test serve at a time.
+const maxInFlight = 20
 
 const sendBody = `{"chat":"jack:marcus","text":"hello","sender":"jack"}`
 
@@ -363,10 +366,46 @@ func TestErrors_SlowRPCServerIsTooLate(t *testing.T) {
 	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
 	go srv.Run()
 	t.Cleanup(func() { close(b.hold); srv.Stop() })
-	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(connectTimeout), client.WithRPCTimeout(50*time.Millisecond))
+	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(50*time.Millisecond))
 	require.NoError(t, err)
 	resp, body := call(t, "POST", serveClient(t, rpcClient)+"/api/send", sendBody)
 	assert.Equal(t, 504, resp.StatusCode)
 	assert.Equal(t, "1", resp.Header.Get("Retry-After"))
 	problemIn(t, resp, body)
+}
+
+func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
+	b := newBackend()
+	b.hold = make(chan struct{})
+	base := serve(t, b)
+	statuses := make(chan int)
+	for range maxInFlight {
+		go func() {
+			resp, err := http.Post(base+"/api/send", "application/json", strings.NewReader(sendBody))
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			resp.Body.Close()
+			statuses <- resp.StatusCode
+		}()
+	}
+	for range maxInFlight {
+		<-b.sends // all are being served
+	}
+	for _, request := range []struct{ method, path, body string }{{"POST", "/api/send", sendBody}, {"GET", "/api/pull?chat=a:b", ""}} {
+		resp, body := call(t, request.method, base+request.path, request.body)
+		assert.Equal(t, 503, resp.StatusCode)
+		assert.Equal(t, "1", resp.Header.Get("Retry-After"))
+		problemIn(t, resp, body)
+	}
+	resp, _ := call(t, "GET", base+"/ping", "")
+	assert.Equal(t, 200, resp.StatusCode, "what costs nothing is served")
+
+	close(b.hold)
+	for range maxInFlight {
+		assert.Equal(t, 200, <-statuses)
+	}
+	resp, _ = call(t, "POST", base+"/api/send", sendBody)
+	assert.Equal(t, 200, resp.StatusCode)
 }

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -26,7 +27,7 @@ func main() {
 	}
 }
 
-// run serves until ctx ends, then drains and returns.
+// run serves until ctx ends, then tells that it leaves, drains and returns.
 func run(ctx context.Context, args []string) error {
 	logTo(os.Stderr)
 	cfg, err := parseConfig(args)
@@ -38,7 +39,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	logLevel.Set(cfg.LogLevel)
 
-	client, err := dial(ctx, cfg.EtcdEndpoints, cfg.RequestTimeout/3)
+	running, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	client, err := dial(running, cfg.EtcdEndpoints, cfg.RequestTimeout/3)
 	if err != nil {
 		return err
 	}
@@ -48,11 +51,19 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
 	srv := newServer(listener, cfg.DrainTimeout)
-	(&gateway{rpc: client, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes}).route(srv.Engine)
+	srv.Use(part(ctx))
+	(&gateway{rpc: client, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes, maxInFlight: cfg.MaxInFlight}).route(srv.Engine)
 	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
-	defer srv.Shutdown(context.WithoutCancel(ctx))
-	go func() { serving <- serveAdmin(cfg.AdminListen, cfg.Pprof, reaches(client)) }()
+	defer srv.Shutdown(running)
+	go func() {
+		serving <- serveAdmin(cfg.AdminListen, cfg.Pprof, func(asking context.Context) error {
+			if ctx.Err() != nil {
+				return errStopping
+			}
+			return reach(asking, client)
+		})
+	}()
 
 	slog.Info("serving", "address", listener.Addr().String())
 	select {
@@ -60,9 +71,12 @@ func run(ctx context.Context, args []string) error {
 		return err
 	case <-ctx.Done():
 		slog.Info("stopping")
+		time.Sleep(cfg.LeaveWait)
 		return nil
 	}
 }
+
+var errStopping = errors.New("stopping")
 
 // newServer is a Hertz server without routes.
 func newServer(listener net.Listener, drain time.Duration) *server.Hertz {

@@ -32,6 +32,7 @@ type config struct {
 	RedisTimeout      time.Duration `default:"250ms" help:"How long to wait for Redis. Keep it below a third of the gateways' REQUEST_TIMEOUT."`
 	RedisQueue        int           `default:"2000" help:"Most messages that wait for Redis; more are refused."`
 
+	MaxInFlight  int           `default:"1000" help:"Most calls that are served at a time; more are refused."`
 	LeaveWait    time.Duration `default:"2s" help:"How long to serve on after leaving etcd, so that every gateway has noticed."`
 	DrainTimeout time.Duration `default:"5s" help:"How long to wait, when stopping, for calls that are under way."`
 
@@ -67,7 +68,7 @@ func (c *config) check() error {
 		return fmt.Errorf("ADVERTISE: %w", err)
 	}
 	for name, n := range map[string]int64{
-		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REDIS_TIMEOUT": int64(c.RedisTimeout), "REDIS_QUEUE": int64(c.RedisQueue), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
+		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REDIS_TIMEOUT": int64(c.RedisTimeout), "REDIS_QUEUE": int64(c.RedisQueue), "MAX_IN_FLIGHT": int64(c.MaxInFlight), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
 	} {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be more than 0", name)

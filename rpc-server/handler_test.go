@@ -25,6 +25,8 @@ import (
 const (
 	// maxText is the most bytes of a text in these tests.
 	maxText = 100
+	// maxInFlight is how many calls the servers under test serve at a time.
+	maxInFlight = 20
 	// patience is how long they wait for what has to happen.
 	patience = 30 * time.Second
 )
@@ -42,11 +44,20 @@ type rig struct {
 func newRig(t *testing.T) rig {
 	t.Helper()
 	h, standIn := newHandler(t)
+	r := rig{connect(t, h), h, standIn}
+	r.pull(t, newChat()) // serves now: Kitex cannot stop a server that has not begun
+	return r
+}
+
+// connect serves h and gives a client of it.
+func connect(t *testing.T, h *handler) imservice.Client {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	exit := make(chan error)
 	srv := imservice.NewServer(h,
 		server.WithListener(listener),
+		server.WithMiddleware(limit(maxInFlight)),
 		server.WithExitSignal(func() <-chan error { return exit }),
 		server.WithExitWaitTime(time.Millisecond),
 	)
@@ -62,9 +73,7 @@ func newRig(t *testing.T) rig {
 		client.WithRPCTimeout(patience),
 	)
 	require.NoError(t, err)
-	r := rig{c, h, standIn}
-	r.pull(t, newChat()) // serves now: Kitex cannot stop a server that has not begun
-	return r
+	return c
 }
 
 // newHandler is a handler that no connection leads to.
@@ -305,6 +314,39 @@ func TestHandler_TimeThatRanOutIsADeadline(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, &rpc.PullResponse{Code: int32(rpc.Code_DEADLINE), Msg: "time ran out"}, pulled)
 	}
+}
+
+// TestLimit_TheExcessIsRefusedAtOnceAndNothingElse has as many pulls under way as
+// are allowed: they wait for a Redis that accepts connections and says nothing.
+func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{silent.Addr().String()}}, patience, 1000)
+	require.NoError(t, err)
+	t.Cleanup(func() { store.Close() })
+	r := rig{Client: connect(t, &handler{store: store, maxText: maxText})}
+
+	codes := make(chan int32)
+	for range maxInFlight {
+		go func() { codes <- r.pull(t, "ann:zoe").Code }()
+	}
+	var held []net.Conn
+	for range maxInFlight {
+		conn, err := silent.Accept()
+		require.NoError(t, err)
+		held = append(held, conn)
+	}
+	assert.Empty(t, codes)
+	r.requireFails(t, "ann:zoe", rpc.Code_UNAVAILABLE, "the store is unavailable")
+
+	silent.Close()
+	for _, conn := range held {
+		conn.Close()
+	}
+	for range maxInFlight {
+		assert.Equal(t, int32(rpc.Code_UNAVAILABLE), <-codes)
+	}
+	assert.Equal(t, int32(rpc.Code_INVALID), r.pull(t, "").Code, "calls are served again")
 }
 
 func TestOutcome_IsOneCodeForEachKindOfError(t *testing.T) {

@@ -58,6 +58,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	srv := imservice.NewServer(&handler{store: store, maxText: cfg.MaxTextBytes},
 		server.WithListener(listener),
+		server.WithMiddleware(limit(cfg.MaxInFlight)),
 		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: service}),
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
 		server.WithExitWaitTime(cfg.DrainTimeout),
