@@ -17,7 +17,7 @@ import (
 // variables are those that parseConfig reads.
 var variables = []string{
 	"LISTEN", "ADVERTISE", "ADMIN_LISTEN", "PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS",
-	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_TIMEOUT", "REDIS_QUEUE",
+	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_TIMEOUT", "REDIS_QUEUE", "MAX_IN_FLIGHT",
 	"LEAVE_WAIT", "DRAIN_TIMEOUT",
 }
 
@@ -44,6 +44,7 @@ func defaults() *config {
 		RedisAddrs:    []string{"localhost:6379"},
 		RedisTimeout:  250 * time.Millisecond,
 		RedisQueue:    2000,
+		MaxInFlight:   1000,
 		LeaveWait:     2 * time.Second,
 		DrainTimeout:  5 * time.Second,
 		command:       "serve",
@@ -75,6 +76,7 @@ func TestParseConfig_EachSettingIsAFlagAndAVariable(t *testing.T) {
 		"redis tls":           {"--redis-tls", "REDIS_TLS", "true", func(c *config) { c.RedisTLS = true }},
 		"redis timeout":       {"--redis-timeout", "REDIS_TIMEOUT", "1m1s", func(c *config) { c.RedisTimeout = 61 * time.Second }},
 		"redis queue":         {"--redis-queue", "REDIS_QUEUE", "1", func(c *config) { c.RedisQueue = 1 }},
+		"max in flight":       {"--max-in-flight", "MAX_IN_FLIGHT", "1", func(c *config) { c.MaxInFlight = 1 }},
 		"leave wait":          {"--leave-wait", "LEAVE_WAIT", "0s", func(c *config) { c.LeaveWait = 0 }},
 		"drain timeout":       {"--drain-timeout", "DRAIN_TIMEOUT", "1ns", func(c *config) { c.DrainTimeout = 1 }},
 	}
@@ -134,6 +136,7 @@ func TestParseConfig_NamesTheVariableThatIsWrong(t *testing.T) {
 		"REDIS_TLS":           "perhaps",
 		"REDIS_TIMEOUT":       "250",
 		"REDIS_QUEUE":         "many",
+		"MAX_IN_FLIGHT":       "many",
 		"LEAVE_WAIT":          "soon",
 		"DRAIN_TIMEOUT":       "1 minute",
 	} {
@@ -173,6 +176,7 @@ func TestParseConfig_NamesTheSettingThatIsOutOfRange(t *testing.T) {
 		"MAX_TEXT_BYTES": {"0", "-1"},
 		"REDIS_TIMEOUT":  {"0s", "-1s"},
 		"REDIS_QUEUE":    {"0", "-1"},
+		"MAX_IN_FLIGHT":  {"0", "-1"},
 		"DRAIN_TIMEOUT":  {"0s", "-1s"},
 	} {
 		for _, value := range values {
