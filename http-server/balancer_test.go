@@ -127,16 +127,11 @@ func (s static) Name() string { return "static" }
 // two that do not: one accepts connections and never says a word, at the other's
 // address nobody listens.
 func TestClient_AFrozenOrDeadServerCostsNoCall(t *testing.T) {
-	good, frozen, dead := listen(t), listen(t), listen(t)
+	frozen, dead := listen(t), listen(t)
 	defer frozen.Close()
 	require.NoError(t, dead.Close())
 	b := newBackend()
-	srv := imservice.NewServer(b, server.WithListener(good), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
-	go srv.Run()
-	t.Cleanup(func() { srv.Stop() })
-
-	addresses := static{frozen.Addr().String(), dead.Addr().String(), good.Addr().String()}
-	client, err := newClient(addresses, time.Second)
+	client, err := newClient(static{frozen.Addr().String(), dead.Addr().String(), serveRPC(t, b)}, time.Second)
 	require.NoError(t, err)
 	var calls sync.WaitGroup
 	for range 20 {
@@ -151,4 +146,39 @@ func TestClient_AFrozenOrDeadServerCostsNoCall(t *testing.T) {
 	}
 	calls.Wait()
 	assert.Len(t, b.sends, 400)
+}
+
+// serveRPC starts an rpc-server and gives its address.
+func serveRPC(t *testing.T, b *backend) string {
+	t.Helper()
+	l := listen(t)
+	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
+	go srv.Run()
+	t.Cleanup(func() { srv.Stop() })
+	return l.Addr().String()
+}
+
+// TestClient_AServerWithoutItsStoreCostsNoCall has one rpc-server that cannot
+// reach Redis beside one that can.
+func TestClient_AServerWithoutItsStoreCostsNoCall(t *testing.T) {
+	cut, good := newBackend(), newBackend()
+	cut.code.Store(int32(rpc.Code_UNAVAILABLE))
+	client, err := newClient(static{serveRPC(t, cut), serveRPC(t, good)}, 5*time.Second)
+	require.NoError(t, err)
+	for range 20 {
+		sent, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
+		require.NoError(t, err)
+		assert.Zero(t, sent.Code)
+		pulled, err := client.Pull(t.Context(), &rpc.PullRequest{})
+		require.NoError(t, err)
+		assert.Zero(t, pulled.Code)
+	}
+	assert.NotEmpty(t, cut.sends)
+
+	good.code.Store(int32(rpc.Code_UNAVAILABLE))
+	asked := len(cut.sends) + len(good.sends)
+	sent, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
+	require.NoError(t, err)
+	assert.Equal(t, int32(rpc.Code_UNAVAILABLE), sent.Code)
+	assert.Equal(t, asked+3, len(cut.sends)+len(good.sends), "three attempts, no more")
 }

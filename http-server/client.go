@@ -14,6 +14,8 @@ import (
 	"github.com/cloudwego/kitex/pkg/discovery"
 	"github.com/cloudwego/kitex/pkg/loadbalance/lbcache"
 	"github.com/cloudwego/kitex/pkg/retry"
+	"github.com/cloudwego/kitex/pkg/rpcinfo"
+	"github.com/cloudwego/kitex/pkg/utils"
 	etcd "github.com/kitex-contrib/registry-etcd"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -49,10 +51,15 @@ func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Durat
 }
 
 // newClient calls the rpc-servers that r knows. Each attempt of a call gets
-// attemptTimeout; a call that fails in transport is tried twice more, which is
-// safe since every send has a key.
+// attemptTimeout. A call that fails in transport, or at an rpc-server that is
+// unavailable, is tried twice more, which is safe since every send has a key.
 func newClient(r discovery.Resolver, attemptTimeout time.Duration) (imservice.Client, error) {
 	b := new(balancer)
+	again := retry.AllErrorRetry()
+	again.RespRetryWithCtx = func(_ context.Context, resp any, _ rpcinfo.RPCInfo) bool {
+		answer, ok := resp.(utils.KitexResult).GetResult().(answered)
+		return ok && answer.GetCode() == int32(rpc.Code_UNAVAILABLE)
+	}
 	return imservice.NewClient(service,
 		client.WithResolver(r),
 		client.WithLoadBalancer(b, &lbcache.Options{RefreshInterval: refresh, ExpireInterval: time.Hour}),
@@ -60,7 +67,7 @@ func newClient(r discovery.Resolver, attemptTimeout time.Duration) (imservice.Cl
 		client.WithLongConnection(connpool.IdleConfig{MaxIdlePerAddress: 256, MaxIdleGlobal: 4096, MaxIdleTimeout: time.Minute}),
 		client.WithConnectTimeout(attemptTimeout/2), // leaves time for another instance
 		client.WithRPCTimeout(attemptTimeout),
-		client.WithFailureRetry(retry.NewFailurePolicyWithResultRetry(retry.AllErrorRetry())),
+		client.WithFailureRetry(retry.NewFailurePolicyWithResultRetry(again)),
 		// A breaker that is told nothing stays closed. Kitex's own would give up
 		// retries while most attempts fail, which is when they are needed: the
 		// request's deadline, three attempts and the balancer are bounds enough.
