@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test jmeter jmeter-test compose-test cluster-test vulncheck lint generate
+.PHONY: help run test check faults jmeter jmeter-test compose-test cluster-test vulncheck lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
@@ -16,7 +16,18 @@ test: ## install what it needs, then run every check and test
 	@$(MAKE) --no-print-directory lint
 	@echo 'building the test runner'
 	@go build -C tools/test -o ../../.bin/test .
-	@.bin/test -count=1 -timeout=8m tools/test rpc-server:-race http-server:-race e2e
+	@.bin/test -count=1 -timeout=8m tools/test rpc-server:-race http-server:-race e2e:-p=1
+
+check: URL = http://localhost:8080
+check: DURATION = 30s
+check: ## put a running system to the test, and tell what it lost: make check URL=http://localhost:8080 DURATION=30s
+	@go run -C e2e ./cmd/check --url=$(URL) --duration=$(DURATION)
+
+faults: ## break everything for long while the checker runs, and write docs/faults.md
+	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis
+	@echo 'building the test runner'
+	@go build -C tools/test -o ../../.bin/test .
+	@.bin/test -count=1 -timeout=30m e2e/faults:-full=true
 
 jmeter: HOST = localhost
 jmeter: PORT = 8080

@@ -28,10 +28,13 @@ type Options struct {
 	Writers  int           // that send, each one message at a time, where Rate is 0
 	// Rate is how many messages are sent a second, whether or not answers come; 0
 	// sends as fast as the writers can.
-	Rate    int
-	Pollers int    // that follow the chats forward, each its share of them
-	Readers int    // that page chats backward
-	Seed    uint64 // of what is chosen at random: chats, keys, repeats
+	Rate int
+	// Patience is how long a message with a key is sent again after a failure; 0 is
+	// not at all.
+	Patience time.Duration
+	Pollers  int    // that follow the chats forward, each its share of them
+	Readers  int    // that page chats backward
+	Seed     uint64 // of what is chosen at random: chats, keys, repeats
 
 	// Progress is told how it goes, a line a second; nil is not.
 	Progress io.Writer
@@ -40,8 +43,8 @@ type Options struct {
 const (
 	// retryPause is how long a request that failed waits before it is made again.
 	retryPause = 100 * time.Millisecond
-	// patience is how long a message with a key is sent again, and how long
-	// the system may take to serve again, once the time for sending is over.
+	// patience is how long the system may take to serve again, once the time for
+	// sending is over.
 	patience = 30 * time.Second
 )
 
@@ -191,7 +194,7 @@ func (r *run) sendOne(number int, again bool) {
 			r.pause(m.acked)
 		case status >= 400 && status < 500:
 			m.refused = true
-		case m.key == "" || time.Since(m.began) > patience:
+		case m.key == "" || time.Since(m.began) >= r.Patience:
 			return // it may be stored or not
 		default:
 			time.Sleep(retryPause)

@@ -53,6 +53,7 @@ type Options struct {
 	Dir string // where Redis and etcd keep their data
 	// RedisAddrs is a Redis that runs already; empty starts a redis-server.
 	RedisAddrs string
+	RedisEnv   []string // more environment variables of the redis-server, as NAME=value
 	RPCServers int
 	Gateways   int
 	Listen     string // of the first gateway; empty takes a free port
@@ -91,6 +92,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
+		s.Redis.env = s.options.RedisEnv
 		if err := start(ctx, s.Redis); err != nil {
 			return err
 		}

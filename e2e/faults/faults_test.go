@@ -1,0 +1,311 @@
+package faults
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"im/e2e/check"
+	"im/e2e/stack"
+)
+
+// faults are the rows of docs/faults.md.
+var faults = []fault{
+	{id: "rpc-server-killed", name: "SIGKILL of one of two rpc-servers, again and again", brief: 7 * time.Second, full: 60 * time.Second, breaks: killRPCServers},
+	{id: "rpc-servers-restarted", name: "rolling SIGTERM restart of both rpc-servers", full: 30 * time.Second, breaks: restartRPCServers},
+	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways, behind a client that connects again", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
+	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer},
+	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 60 * time.Second, breaks: killRedis},
+	{id: "disk-full", name: "disk full for the append-only file", full: 40 * time.Second, change: smallDisk, breaks: fillDisk},
+	{id: "memory-full", name: "maxmemory reached (noeviction)", brief: 5 * time.Second, full: 30 * time.Second, breaks: fillMemory},
+	{id: "redis-disturbed", name: "SCRIPT FLUSH, CLIENT KILL of all, CLIENT PAUSE 300 ms, again and again", brief: 6 * time.Second, full: 60 * time.Second, breaks: disturbRedis},
+	{id: "etcd-away", name: "etcd stopped for 90 s, then started empty; a gateway started meanwhile", brief: 10 * time.Second, full: 130 * time.Second, breaks: stopEtcd},
+	{id: "clock-back", name: "Redis's clock set back an hour while it runs", brief: 5 * time.Second, full: 20 * time.Second, change: movableClock, breaks: moveClock},
+	{id: "overload", name: "twice the load that MAX_IN_FLIGHT=4 lets through", brief: 6 * time.Second, full: 60 * time.Second, noRetry: true, change: lowLimit, rate: twiceTheCapacity, breaks: func(_ context.Context, s *scene) { s.times.Add(1) }, after: recovered},
+}
+
+func TestFaults(t *testing.T) {
+	for _, f := range faults {
+		if *full || f.brief > 0 {
+			t.Run(f.id, f.survive)
+		}
+	}
+	if *full {
+		total := 0
+		for _, o := range outcomes {
+			total += o.report.Acknowledged
+		}
+		if len(outcomes) == len(faults) {
+			assert.Greater(t, total, 100_000, "acknowledged messages")
+		}
+	}
+}
+
+func killRPCServers(ctx context.Context, s *scene) {
+	for i := 0; ctx.Err() == nil; i++ {
+		p := s.RPCServers[i%2]
+		p.Kill()
+		s.times.Add(1)
+		sleep(ctx, 500*time.Millisecond)
+		s.start(p)
+		sleep(ctx, time.Second)
+	}
+}
+
+func restartRPCServers(ctx context.Context, s *scene) { restart(ctx, s, s.RPCServers) }
+
+func restartGateways(ctx context.Context, s *scene) { restart(ctx, s, s.Gateways) }
+
+// restart stops and starts one after the other.
+func restart(ctx context.Context, s *scene, ps []*stack.Process) {
+	for i := 0; ctx.Err() == nil; i++ {
+		p := ps[i%len(ps)]
+		assert.NoError(s, p.Stop())
+		assert.Zero(s, p.ExitCode(), p.Name)
+		s.times.Add(1)
+		s.start(p)
+		sleep(ctx, time.Second)
+	}
+}
+
+func freezeRPCServer(ctx context.Context, s *scene) {
+	p := s.RPCServers[0]
+	began := time.Now()
+	s.allow("", http.StatusGatewayTimeout, began, began.Add(time.Second)) // the calls that it holds
+	assert.NoError(s, p.Signal(syscall.SIGSTOP))
+	s.times.Add(1)
+	sleep(ctx, 10*time.Second)
+	assert.NoError(s, p.Signal(syscall.SIGCONT))
+}
+
+func killRedis(ctx context.Context, s *scene) {
+	for ctx.Err() == nil {
+		began := time.Now()
+		s.Redis.Kill()
+		s.times.Add(1)
+		sleep(ctx, time.Second)
+		s.start(s.Redis)
+		s.allow("", http.StatusServiceUnavailable, began, time.Now().Add(time.Second))
+		sleep(ctx, 3*time.Second)
+	}
+}
+
+// smallDisk gives Redis a disk of its own.
+func smallDisk(t *testing.T, o *stack.Options) {
+	if runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("needs root on Linux, to mount a disk")
+	}
+	disk := filepath.Join(o.Dir, "redis")
+	require.NoError(t, os.Mkdir(disk, 0o755))
+	out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", disk).CombinedOutput()
+	if err != nil {
+		t.Skipf("no tmpfs can be mounted here: %s", out)
+	}
+	t.Cleanup(func() { assert.NoError(t, exec.Command("umount", disk).Run()) })
+}
+
+// fillDisk fills Redis's disk, keeps starting the Redis that ends because of it,
+// and makes room again.
+func fillDisk(ctx context.Context, s *scene) {
+	filler := filepath.Join(s.dir, "redis", "filler")
+	for ctx.Err() == nil {
+		began := time.Now()
+		f, err := os.Create(filler)
+		assert.NoError(s, err)
+		for chunk := make([]byte, 4096); err == nil; {
+			_, err = f.Write(chunk)
+		}
+		assert.ErrorIs(s, err, syscall.ENOSPC)
+		f.Close()
+		full, cancel := context.WithTimeout(ctx, 5*time.Second)
+		for full.Err() == nil {
+			select {
+			case <-s.Redis.Done():
+				s.times.Add(1)
+				sleep(full, 200*time.Millisecond)
+				assert.NoError(s, s.Redis.Start())
+			case <-full.Done():
+			}
+		}
+		cancel()
+		assert.NoError(s, os.Remove(filler))
+		select {
+		case <-s.Redis.Done():
+			assert.NoError(s, s.Redis.Start())
+		default:
+		}
+		ready, cancel := context.WithTimeout(context.Background(), time.Minute)
+		assert.NoError(s, s.Redis.Wait(ready))
+		cancel()
+		s.allow("", http.StatusServiceUnavailable, began, time.Now().Add(time.Second))
+		sleep(ctx, 5*time.Second)
+	}
+}
+
+// redisClient speaks to the Redis of the scene.
+func (s *scene) redisClient() *redis.Client {
+	c := redis.NewClient(&redis.Options{Addr: s.Redis.Addr})
+	s.Cleanup(func() { c.Close() })
+	return c
+}
+
+// fillMemory leaves Redis no memory for more: sends are refused, while pulls, and
+// sends of what is stored already, go on.
+func fillMemory(ctx context.Context, s *scene) {
+	c := s.redisClient()
+	for i := 0; ctx.Err() == nil; i++ {
+		key := fmt.Sprint("stored-", i)
+		assert.Equal(s, http.StatusOK, s.send(key))
+		began := time.Now()
+		assert.NoError(s, c.ConfigSet(context.Background(), "maxmemory", "1mb").Err()) // less than it has
+		s.times.Add(1)
+		assert.Equal(s, http.StatusServiceUnavailable, s.send(fmt.Sprint("new-", i)))
+		assert.Equal(s, http.StatusOK, s.send(key), "it is there already")
+		sleep(ctx, 2*time.Second)
+		assert.NoError(s, c.ConfigSet(context.Background(), "maxmemory", "0").Err())
+		s.allow("send", http.StatusServiceUnavailable, began, time.Now())
+		sleep(ctx, time.Second)
+	}
+}
+
+// send sends a message under a key, and gives the status: 0 for none.
+func (s *scene) send(key string) int {
+	req, err := http.NewRequest(http.MethodPost, s.URL()+"/api/send", strings.NewReader(`{"chat":"jack:marcus","text":"hello","sender":"jack"}`))
+	assert.NoError(s, err)
+	req.Header.Set("Idempotency-Key", key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func disturbRedis(ctx context.Context, s *scene) {
+	c := s.redisClient()
+	disturbances := [][]any{{"SCRIPT", "FLUSH"}, {"CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES"}, {"CLIENT", "PAUSE", 300, "ALL"}}
+	for i := 0; ctx.Err() == nil; i++ {
+		assert.NoError(s, c.Do(context.Background(), disturbances[i%3]...).Err())
+		s.times.Add(1)
+		sleep(ctx, 400*time.Millisecond)
+	}
+}
+
+// stopEtcd stops etcd, starts a gateway meanwhile, and starts etcd again; later
+// etcd loses its data.
+func stopEtcd(ctx context.Context, s *scene) {
+	away, calm := 90*time.Second, 15*time.Second
+	if !*full {
+		away, calm = 2*time.Second, 2*time.Second
+	}
+	s.Etcd.Kill()
+	s.times.Add(1)
+	late := s.AddGateway()
+	assert.NoError(s, late.Start())
+	sleep(ctx, away)
+	assert.Error(s, stack.Ready(ctx, late.Admin), "it knows no rpc-server")
+	s.start(s.Etcd)
+	ready, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	assert.NoError(s, late.Wait(ready))
+	sleep(ctx, calm)
+
+	s.Etcd.Kill()
+	s.times.Add(1)
+	assert.NoError(s, os.RemoveAll(filepath.Join(s.dir, "etcd")))
+	s.start(s.Etcd)
+	for _, p := range s.RPCServers {
+		assert.NoError(s, p.Wait(ready), "it is registered again")
+	}
+	sleep(ctx, calm)
+}
+
+// movableClock gives Redis a clock that moveClock can move.
+func movableClock(t *testing.T, o *stack.Options) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs LD_PRELOAD")
+	}
+	shim, offset := filepath.Join(o.Dir, "clock.so"), filepath.Join(o.Dir, "offset")
+	out, err := exec.Command("gcc", "-shared", "-fPIC", "-o", shim, "testdata/clock.c").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoError(t, os.WriteFile(offset, make([]byte, 8), 0o644))
+	o.RedisEnv = []string{"LD_PRELOAD=" + shim, "CLOCK_OFFSET=" + offset}
+}
+
+// moveClock sets Redis's clock back an hour.
+func moveClock(ctx context.Context, s *scene) {
+	c := s.redisClient()
+	before := c.Time(ctx).Val()
+	offset := -time.Hour.Microseconds()
+	assert.NoError(s, os.WriteFile(filepath.Join(s.dir, "offset"), binary.NativeEndian.AppendUint64(nil, uint64(offset)), 0o644))
+	s.times.Add(1)
+	if sleep(ctx, time.Second) {
+		assert.Less(s, c.Time(ctx).Val(), before, "the clock has moved")
+	}
+	sleep(ctx, time.Hour)
+}
+
+func lowLimit(_ *testing.T, o *stack.Options) { o.Settings = append(o.Settings, "MAX_IN_FLIGHT=4") }
+
+// twiceTheCapacity measures what as many writers as the limit lets through get
+// done, and gives twice that.
+func twiceTheCapacity(s *scene) int {
+	report, err := check.Run(s.Context(), check.Options{URLs: []string{s.URL()}, Duration: 3 * time.Second, Chats: 40, Writers: 4})
+	require.NoError(s, err)
+	require.Empty(s, report.Failures)
+	rate := 2 * int(float64(report.Acknowledged)/report.Took.Seconds())
+	s.Logf("%d messages a second are twice the capacity", rate)
+	require.Positive(s, rate)
+	for _, status := range []int{http.StatusServiceUnavailable} {
+		s.allow("", status, time.Time{}, time.Now().Add(time.Hour))
+	}
+	return rate
+}
+
+// recovered tells how quick the refusals were, and sees that the system is itself
+// again.
+func recovered(s *scene, report *check.Report) {
+	require.NotEmpty(s, report.Failures, "the load was not too much")
+	var took []time.Duration
+	for _, f := range report.Failures {
+		took = append(took, f.Took)
+	}
+	slices.Sort(took)
+	s.Logf("%d refused, in %s at the median, %s at the 99th percentile", len(took), took[len(took)/2], took[len(took)*99/100])
+	for _, p := range append(s.RPCServers, s.Gateways...) {
+		s.Logf("%s: %d MiB resident", p.Name, resident(s.T, p)>>20)
+		assert.Less(s, resident(s.T, p), 256<<20, p.Name)
+	}
+	again, err := check.Run(s.Context(), check.Options{URLs: []string{s.URL()}, Duration: 2 * time.Second, Chats: 40, Writers: 3})
+	require.NoError(s, err)
+	assert.True(s, again.Good())
+	assert.Empty(s, again.Failures)
+	s.Logf("then %.0f a second by 3 writers", float64(again.Acknowledged)/again.Took.Seconds())
+}
+
+// resident is a process's memory in bytes.
+func resident(t *testing.T, p *stack.Process) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err != nil {
+		return 0 // no Linux
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	kilobytes := 0
+	fmt.Sscan(rest, &kilobytes)
+	assert.NotZero(t, kilobytes)
+	return kilobytes << 10
+}

@@ -1,0 +1,253 @@
+// Package faults runs the checker on real processes while something breaks: a
+// server dies or freezes, Redis or etcd goes away, the disk fills, the clock
+// jumps, or more comes than the system can carry.
+//
+// As it is, it breaks a choice of things for some seconds each. With -full it
+// breaks everything for as long as docs/faults.md says, which it then writes:
+//
+//	go test ./faults -full -timeout 30m
+package faults
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"im/e2e/check"
+	"im/e2e/stack"
+)
+
+var (
+	full = flag.Bool("full", false, "break everything, for long, and write docs/faults.md")
+	seed = flag.Uint64("seed", uint64(time.Now().UnixNano()), "of what the checker chooses at random")
+)
+
+// bin is the folder of the binaries, as make run has them.
+var bin string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	var err error
+	bin, err = stack.Build(context.Background(), "../..", false, func(what string) { fmt.Println(what) })
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if *full && code == 0 {
+		if err := write("../../docs/faults.md"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// fault is something that breaks while the checker runs.
+type fault struct {
+	id, name string        // for go test -run, and for docs/faults.md
+	brief    time.Duration // 0 means only with -full
+	full     time.Duration
+	gateways int  // how many; 0 means 1
+	noRetry  bool // of messages that failed
+	change   func(t *testing.T, o *stack.Options)
+	// rate is how many messages are sent a second; nil is 300.
+	rate func(s *scene) int
+	// breaks does it, again and again until ctx ends if that is its nature.
+	breaks func(ctx context.Context, s *scene)
+	// after looks at what came of it; nil does not.
+	after func(s *scene, report *check.Report)
+}
+
+// scene is a fault under way.
+type scene struct {
+	*testing.T
+	*stack.Stack
+	dir  string // of Redis's and etcd's data
+	logs string
+
+	times   atomic.Int64 // how often something was broken
+	allowed []window     // what may fail because of it
+}
+
+// window is a span of time in which requests may be answered with a status.
+type window struct {
+	call     string // "send", "pull", or empty for both
+	status   int
+	from, to time.Time
+}
+
+// allow lets requests that were under way between from and to fail with status.
+func (s *scene) allow(call string, status int, from, to time.Time) {
+	s.allowed = append(s.allowed, window{call, status, from, to})
+}
+
+// outcome is a row of docs/faults.md.
+type outcome struct {
+	fault
+	times  int64
+	report *check.Report
+}
+
+var outcomes []outcome
+
+// survive breaks something, and sees to it that no message is lost, stored twice
+// or out of order, and that no request fails but those that may.
+func (f fault) survive(t *testing.T) {
+	t.Helper()
+	duration := f.brief
+	if *full {
+		duration = f.full
+	}
+	dir := t.TempDir()
+	o := stack.Options{
+		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: 2, Gateways: max(1, f.gateways),
+		Settings: []string{"DRAIN_TIMEOUT=1s"},
+	}
+	if f.change != nil {
+		f.change(t, &o)
+	}
+	starting, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	stack, err := stack.Start(starting, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, stack.Stop()) })
+	s := &scene{T: t, Stack: stack, dir: dir, logs: o.Logs}
+
+	var urls []string
+	for _, g := range stack.Gateways {
+		urls = append(urls, "http://"+g.Addr)
+	}
+	rate := 300
+	if f.rate != nil {
+		rate = f.rate(s)
+	}
+	breaking, stop := context.WithTimeout(t.Context(), duration-time.Second)
+	defer stop()
+	broken := make(chan struct{})
+	go func() {
+		defer close(broken)
+		sleep(breaking, time.Second)
+		f.breaks(breaking, s)
+	}()
+	patience := 30 * time.Second
+	if f.noRetry {
+		patience = 0
+	}
+	report, err := check.Run(t.Context(), check.Options{
+		URLs: urls, Duration: duration, Chats: 40, Rate: rate, Patience: patience, Pollers: 2, Readers: 1, Seed: *seed,
+	})
+	<-broken
+	require.NoError(t, err)
+	t.Logf("seed %d, broken %d times\n%s", *seed, s.times.Load(), report)
+
+	assert.True(t, report.Good(), "a promise is broken")
+	assert.NotZero(t, s.times.Load(), "nothing was broken")
+	assert.Greater(t, report.Acknowledged, int(duration.Seconds())*10, "hardly anything was acknowledged")
+	assert.Greater(t, report.Polled, report.Acknowledged/2)
+	var unexcused []string
+	for _, failure := range report.Failures {
+		if !s.excused(failure) {
+			unexcused = append(unexcused, fmt.Sprintf("%s %d %s, %.3f s after the start, after %.3f s",
+				failure.Call, failure.Status, failure.Err, failure.At.Sub(report.Began).Seconds(), failure.Took.Seconds()))
+		}
+	}
+	assert.Empty(t, unexcused[:min(20, len(unexcused))], "%d requests failed", len(unexcused))
+	for _, p := range s.Processes() {
+		log, err := os.ReadFile(p.Log)
+		assert.NoError(t, err)
+		assert.NotContains(t, string(log), "panic", p.Name)
+	}
+	if f.after != nil {
+		f.after(s, report)
+	}
+	outcomes = append(outcomes, outcome{f, s.times.Load(), report})
+}
+
+func (s *scene) excused(f check.Failure) bool {
+	return slices.ContainsFunc(s.allowed, func(w window) bool {
+		return (w.call == "" || w.call == f.Call) && w.status == f.Status && f.At.After(w.from) && f.At.Add(-f.Took).Before(w.to)
+	})
+}
+
+// failures counts the requests that failed by their status, as in "12 × 503".
+func failures(r *check.Report) string {
+	kinds := map[int]int{}
+	for _, f := range r.Failures {
+		kinds[f.Status]++
+	}
+	var counts []string
+	for _, status := range slices.Sorted(maps.Keys(kinds)) {
+		what := fmt.Sprint(status)
+		if status == 0 {
+			what = "broken"
+		}
+		counts = append(counts, fmt.Sprintf("%d × %s", kinds[status], what))
+	}
+	return cmp.Or(strings.Join(counts, ", "), "0")
+}
+
+// sleep waits for d or until ctx ends, and tells whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// start starts a process again and waits until it answers.
+func (s *scene) start(p *stack.Process) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	assert.NoError(s, p.Start())
+	assert.NoError(s, p.Wait(ctx))
+}
+
+// write writes docs/faults.md.
+func write(path string) error {
+	commit, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		commit = []byte("unknown")
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, preface, strings.TrimSpace(string(commit)), *seed, runtime.NumCPU())
+	total, unknown := 0, 0
+	for _, o := range outcomes {
+		r := o.report
+		total, unknown = total+r.Acknowledged, unknown+r.Unknown
+		fmt.Fprintf(&b, "| %s | %.0f | %d | %d | %d | %d | %d | %d | %s | %.2f |\n", o.name, o.full.Seconds(), o.times,
+			r.Acknowledged, r.Unknown, r.Lost, r.Twice, r.Misordered+r.Gaps+r.Repeats+r.Unexpected+r.WentBack, failures(r), r.LongestPause.Seconds())
+	}
+	fmt.Fprintf(&b, "\n%d messages were acknowledged, %d are unknown: answered with 5xx, and so stored once or not at all.\n", total, unknown)
+	return os.WriteFile(path, []byte(b.String()), 0o644)
+}
+
+const preface = `# What the system survives
+
+Each row is the checker (` + "`e2e/check`" + `) on real processes while something breaks: two rpc-servers, a gateway (two where gateways
+restart), etcd, and Redis with its file flushed on every write, on one machine, all with their default settings but where the row says
+otherwise. ` + "`make faults`" + ` runs all rows and writes this page;
+` + "`go -C e2e test ./faults -full -run 'TestFaults/NAME'`" + ` repeats one.
+
+Commit %s, seed %d, %d cores. "Broken" counts how often the fault happened; "wrong" counts messages out of order and gaps
+or repeats that a follower saw; the pause is the longest time, in seconds, in which no message was acknowledged.
+
+| fault | seconds | broken | acknowledged | unknown | lost | twice | wrong | failed requests | pause |
+|---|---|---|---|---|---|---|---|---|---|
+`
