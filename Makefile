@@ -48,7 +48,7 @@ compose-test: ## build the images, bring docker-compose.yml up, and see that it 
 	@if ! docker info >/dev/null 2>&1; then \
 		echo 'skipped: compose-test, since no Docker engine answers'; \
 	else \
-		tools/install debootstrap=debootstrap && e2e/deploy/standins/build && \
+		tools/install debootstrap=debootstrap curl=curl && e2e/deploy/standins/build && \
 		go build -C tools/test -o ../../.bin/test . && \
 		.bin/test -count=1 -timeout=25m 'e2e/deploy:-tags=compose,-run=^TestCompose'; \
 	fi

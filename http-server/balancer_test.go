@@ -3,19 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/cloudwego/kitex/pkg/discovery"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
-	"github.com/cloudwego/kitex/server"
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
-
-	"im/http-server/kitex_gen/rpc"
-	"im/http-server/kitex_gen/rpc/imservice"
 )
 
 func instance(address string) discovery.Instance {
@@ -102,83 +95,4 @@ func TestBalancer_ForgetsWhoIsGone(t *testing.T) {
 	var left []any
 	b.records.Range(func(address, _ any) bool { left = append(left, address); return true })
 	assert.Equal(t, []any{"127.0.0.1:2"}, left)
-}
-
-// static knows always the same rpc-servers.
-type static []string
-
-func (s static) Target(context.Context, rpcinfo.EndpointInfo) string { return service }
-
-func (s static) Resolve(context.Context, string) (discovery.Result, error) {
-	var known []discovery.Instance
-	for _, address := range s {
-		known = append(known, instance(address))
-	}
-	return discovery.Result{Cacheable: true, CacheKey: service, Instances: known}, nil
-}
-
-func (s static) Diff(key string, before, now discovery.Result) (discovery.Change, bool) {
-	return discovery.DefaultDiff(key, before, now)
-}
-
-func (s static) Name() string { return "static" }
-
-// TestClient_AFrozenOrDeadServerCostsNoCall has one rpc-server that works beside
-// two that do not: one accepts connections and never says a word, at the other's
-// address nobody listens.
-func TestClient_AFrozenOrDeadServerCostsNoCall(t *testing.T) {
-	frozen, dead := listen(t), listen(t)
-	defer frozen.Close()
-	require.NoError(t, dead.Close())
-	b := newBackend()
-	client, err := newClient(static{frozen.Addr().String(), dead.Addr().String(), serveRPC(t, b)}, time.Second)
-	require.NoError(t, err)
-	var calls sync.WaitGroup
-	for range 20 {
-		calls.Go(func() {
-			for range 20 {
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-				_, err := client.Send(ctx, &rpc.SendRequest{Message: &rpc.Message{}})
-				cancel()
-				assert.NoError(t, err)
-			}
-		})
-	}
-	calls.Wait()
-	assert.Len(t, b.sends, 400)
-}
-
-// serveRPC starts an rpc-server and gives its address.
-func serveRPC(t *testing.T, b *backend) string {
-	t.Helper()
-	l := listen(t)
-	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
-	go srv.Run()
-	t.Cleanup(func() { srv.Stop() })
-	return l.Addr().String()
-}
-
-// TestClient_AServerWithoutItsStoreCostsNoCall has one rpc-server that cannot
-// reach Redis beside one that can.
-func TestClient_AServerWithoutItsStoreCostsNoCall(t *testing.T) {
-	cut, good := newBackend(), newBackend()
-	cut.code.Store(int32(rpc.Code_UNAVAILABLE))
-	client, err := newClient(static{serveRPC(t, cut), serveRPC(t, good)}, 5*time.Second)
-	require.NoError(t, err)
-	for range 20 {
-		sent, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
-		require.NoError(t, err)
-		assert.Zero(t, sent.Code)
-		pulled, err := client.Pull(t.Context(), &rpc.PullRequest{})
-		require.NoError(t, err)
-		assert.Zero(t, pulled.Code)
-	}
-	assert.NotEmpty(t, cut.sends)
-
-	good.code.Store(int32(rpc.Code_UNAVAILABLE))
-	asked := len(cut.sends) + len(good.sends)
-	sent, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
-	require.NoError(t, err)
-	assert.Equal(t, int32(rpc.Code_UNAVAILABLE), sent.Code)
-	assert.Equal(t, asked+3, len(cut.sends)+len(good.sends), "three attempts, no more")
 }

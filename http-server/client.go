@@ -45,7 +45,7 @@ func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Durat
 	if err != nil {
 		return nil, fmt.Errorf("ETCD_ENDPOINTS: %w", err)
 	}
-	r := &resolver{Resolver: inner}
+	r := &resolver{Resolver: inner, asked: make(chan struct{})}
 	go r.watch(ctx)
 	return newClient(r, attemptTimeout)
 }
@@ -75,16 +75,23 @@ func newClient(r discovery.Resolver, attemptTimeout time.Duration) (imservice.Cl
 	)
 }
 
-// resolver gives the rpc-servers that etcd named last, at once: while etcd is
-// away, calls go on with them.
+// resolver gives the rpc-servers that etcd named last: while etcd is away, calls
+// go on with them.
 type resolver struct {
-	discovery.Resolver // asks etcd
+	discovery.Resolver               // asks etcd
+	asked              chan struct{} // closed once it was, with whatever outcome
 	known              atomic.Pointer[discovery.Result]
 }
 
 var errNoServer = errors.New("no rpc-server is known")
 
-func (r *resolver) Resolve(context.Context, string) (discovery.Result, error) {
+// Resolve answers at once, save to the first calls of a gateway that just began:
+// they wait for etcd's first answer.
+func (r *resolver) Resolve(ctx context.Context, _ string) (discovery.Result, error) {
+	select {
+	case <-r.asked:
+	case <-ctx.Done():
+	}
 	if known := r.known.Load(); known != nil {
 		return *known, nil
 	}
@@ -97,7 +104,7 @@ func (r *resolver) Name() string { return "etcd-last-known" }
 // watch asks etcd again and again until ctx ends.
 func (r *resolver) watch(ctx context.Context) {
 	failing := false
-	for ctx.Err() == nil {
+	for first := true; ctx.Err() == nil; first = false {
 		asking, cancel := context.WithTimeout(ctx, 2*refresh)
 		found, err := r.Resolver.Resolve(asking, service)
 		cancel()
@@ -111,6 +118,9 @@ func (r *resolver) watch(ctx context.Context) {
 			slog.Warn("etcd names no rpc-server; going on with those known", "err", err)
 		}
 		failing = err != nil
+		if first {
+			close(r.asked)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(refresh):

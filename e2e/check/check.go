@@ -20,8 +20,8 @@ import (
 
 // Options say how a run goes.
 type Options struct {
-	// URLs are the base URLs of the gateways, which get the requests in turn. Where
-	// one refuses the connection, the next is asked.
+	// URLs are the base URLs of the gateways. One of them is asked, until it accepts
+	// no connection or closes one; then the next is.
 	URLs     []string
 	Duration time.Duration // of sending
 	Chats    int           // that the messages are spread over

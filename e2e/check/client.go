@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// client speaks to the gateways in turn.
+// client speaks to one of the gateways, until that closes its connections.
 type client struct {
-	urls []string
-	turn *atomic.Uint64
-	http *http.Client
+	urls    []string
+	current *atomic.Uint64 // modulo the number of urls
+	http    *http.Client
 }
 
 func newClient(urls []string) client {
@@ -61,43 +61,47 @@ type query struct {
 // pull pulls a page, which is there where the status is 200 and err is nil.
 func (c client) pull(q query) (p page, status int, err error) {
 	path := fmt.Sprintf("/api/pull?chat=%s&cursor=%d&limit=%d&reverse=%t&total=%d", url.QueryEscape(q.chat), q.cursor, q.limit, q.reverse, q.total)
-	status, body, err := c.do(http.MethodGet, path, nil, nil)
+	status, body, err := c.do(http.MethodGet, path, http.Header{}, nil)
 	if err == nil && status == http.StatusOK {
 		err = json.Unmarshal(body, &p)
 	}
 	return p, status, err
 }
 
-// do makes a request of the next gateway, or of the one after it that accepts the
-// connection.
+// do makes a request of the current gateway or, where that accepts no connection,
+// of the next, which is the current one from then on. It is too once an answer is
+// said to be the last of its connection, as those of a stopping gateway are.
 func (c client) do(method, path string, header http.Header, body []byte) (status int, answer []byte, err error) {
-	turn := c.turn.Add(1)
-	for i := range uint64(len(c.urls)) {
-		status, answer, err = c.once(method, c.urls[(turn+i)%uint64(len(c.urls))]+path, header, body)
-		if dialing := new(net.OpError); !errors.As(err, &dialing) || dialing.Op != "dial" {
+	for range c.urls {
+		current := c.current.Load()
+		var last bool
+		status, answer, last, err = c.once(method, c.urls[current%uint64(len(c.urls))]+path, header, body)
+		dialing := new(net.OpError)
+		refused := errors.As(err, &dialing) && dialing.Op == "dial"
+		if refused || last {
+			c.current.CompareAndSwap(current, current+1)
+		}
+		if !refused {
 			break
 		}
 	}
 	return status, answer, err
 }
 
-func (c client) once(method, url string, header http.Header, body []byte) (int, []byte, error) {
+func (c client) once(method, url string, header http.Header, body []byte) (status int, answer []byte, last bool, err error) {
 	req, err := http.NewRequest(method, url, bytes.NewReader(body))
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, false, err
 	}
 	req.Header = header
-	if header == nil {
-		req.Header = http.Header{}
-	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, false, err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
+	answer, err = io.ReadAll(resp.Body)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, false, err
 	}
-	return resp.StatusCode, answer, nil
+	return resp.StatusCode, answer, resp.Close, nil
 }

@@ -136,6 +136,22 @@ func TestCompose_KeepsEveryMessageInOrderWhateverStops(t *testing.T) {
 	eventually(t, func() bool { status, err := c.post("first"); return err == nil && status == 200 }, "a message is sent")
 	t.Logf("a message was sent %s after up --build", time.Since(began).Round(time.Second))
 
+	// The curl lines of the README work here too.
+	readme, err := os.ReadFile("../../README.md")
+	require.NoError(t, err)
+	lines := 0
+	for line := range strings.Lines(string(readme)) {
+		if strings.HasPrefix(line, "curl ") {
+			out, err := exec.Command("sh", "-c", strings.NewReplacer("curl ", "curl -sS ", "localhost:8080", "localhost:"+c.port).Replace(line)).CombinedOutput()
+			require.NoError(t, err, "%s: %s", line, out)
+			lines++
+		}
+	}
+	require.NotZero(t, lines)
+	said, err := c.texts()
+	require.NoError(t, err)
+	require.Equal(t, []string{"hello", "once"}, said[len(said)-2:])
+
 	const senders, each = 20, 50
 	var sending sync.WaitGroup
 	for s := range senders {
@@ -177,7 +193,7 @@ func TestCompose_KeepsEveryMessageInOrderWhateverStops(t *testing.T) {
 		}
 	}
 
-	// Three rpc-servers serve, and stopping one fails nothing.
+	// Three rpc-servers serve; to stop one, and to kill another, fails nothing.
 	c.run("up", "-d", "--no-build", "--scale", "rpc-server=3")
 	var three []string
 	eventually(t, func() bool { three = c.containers("rpc-server"); return len(three) == 3 }, "three rpc-servers")
@@ -190,24 +206,28 @@ func TestCompose_KeepsEveryMessageInOrderWhateverStops(t *testing.T) {
 		}
 		return true
 	}, "all three serve")
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		exec.Command("docker", "stop", three[0]).Run()
-	}()
-	for over := false; !over; {
-		select {
-		case <-stopped:
-			over = true
-		default:
+	for i, command := range []string{"stop", "kill"} {
+		gone := make(chan error)
+		go func() {
+			err := exec.Command("docker", command, three[i]).Run()
+			time.Sleep(3 * time.Second) // in which the gateway must do without it
+			gone <- err
+		}()
+		for over := false; !over; {
+			select {
+			case err := <-gone:
+				require.NoError(t, err)
+				over = true
+			default:
+			}
+			status, err := c.post("while one goes")
+			require.NoError(t, err)
+			require.Equal(t, 200, status, command)
+			sent = append(sent, "while one goes")
 		}
-		status, err := c.post("while one stops")
-		require.NoError(t, err)
-		require.Equal(t, 200, status)
-		sent = append(sent, "while one stops")
+		require.Len(t, c.containers("rpc-server"), 2-i)
+		same("after " + command)
 	}
-	require.Len(t, c.containers("rpc-server"), 2)
-	same("with one stopped")
 
 	// Redis's process is killed, and started again by the engine.
 	pid := 0

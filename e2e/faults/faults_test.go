@@ -27,7 +27,7 @@ import (
 var faults = []fault{
 	{id: "rpc-server-killed", name: "SIGKILL of one of two rpc-servers, again and again", brief: 7 * time.Second, full: 60 * time.Second, breaks: killRPCServers},
 	{id: "rpc-servers-restarted", name: "rolling SIGTERM restart of both rpc-servers", full: 30 * time.Second, breaks: restartRPCServers},
-	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways, behind a client that connects again", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
+	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways; the client turns to the other when one closes its connection", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
 	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer},
 	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 60 * time.Second, breaks: killRedis},
 	{id: "disk-full", name: "disk full for the append-only file", full: 40 * time.Second, change: smallDisk, breaks: fillDisk},
