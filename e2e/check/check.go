@@ -43,6 +43,9 @@ type Options struct {
 const (
 	// retryPause is how long a request that failed waits before it is made again.
 	retryPause = 100 * time.Millisecond
+	// repeatPause is how long after its acknowledgement a message is sent again:
+	// long enough for others to stand behind it.
+	repeatPause = 700 * time.Millisecond
 	// patience is how long the system may take to serve again, once the time for
 	// sending is over.
 	patience = 30 * time.Second
@@ -79,6 +82,7 @@ type run struct {
 	acked, again, polled atomic.Int64
 	lastAck              atomic.Int64 // Unix nanoseconds
 	longestPause         atomic.Int64 // nanoseconds
+	repeats              sync.WaitGroup
 }
 
 // Run sends and follows messages for the duration, or until ctx ends, and then
@@ -140,6 +144,7 @@ func (r *run) chat(n int) string { return r.member(n, false) + ":" + r.member(n,
 // send sends until ctx ends, and returns when all answers are there.
 func (r *run) send(ctx context.Context) {
 	var senders sync.WaitGroup
+	defer r.repeats.Wait()
 	defer senders.Wait()
 	if r.Rate == 0 {
 		for w := range r.Writers {
@@ -202,7 +207,10 @@ func (r *run) sendOne(number int, again bool) {
 	}
 	if again && !m.refused {
 		r.again.Add(1)
-		r.post(number, m)
+		r.repeats.Go(func() {
+			time.Sleep(repeatPause)
+			r.post(number, m)
+		})
 	}
 }
 
