@@ -129,7 +129,7 @@ func TestStart_ServersWaitForEtcdAndRedis(t *testing.T) {
 		status, err := post(s.URL(), chat, "hello", sender)
 		return err == nil && status == http.StatusServiceUnavailable
 	}, "the gateway listens, and knows no rpc-server")
-	eventually(t, func() bool { return len(logged(t, rpcServer, "waiting for redis")) > 0 }, "rpc-server says that it waits")
+	eventually(t, func() bool { return len(logged(t, rpcServer, "redis is down")) > 0 }, "rpc-server says that it waits")
 	assert.ErrorContains(t, stack.Ready(t.Context(), rpcServer.Admin), "not registered in etcd")
 	assert.ErrorContains(t, stack.Ready(t.Context(), rpcServer.Admin), "redis is unavailable")
 	assert.ErrorContains(t, stack.Ready(t.Context(), gateway.Admin), "not ready")

@@ -12,6 +12,7 @@ import (
 	"github.com/cloudwego/kitex/pkg/loadbalance"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -25,8 +26,17 @@ const (
 // balancer gives calls to the rpc-servers in turn. One that was set aside, or
 // that this call just tried, gets none while there is another.
 type balancer struct {
-	turn    atomic.Uint64
-	records sync.Map // of address, *record
+	turn     atomic.Uint64
+	records  sync.Map               // of address, *record
+	attempts *prometheus.CounterVec // by outcome
+}
+
+func newBalancer() *balancer {
+	b := &balancer{attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rpc_client_attempts_total", Help: "Attempts at an rpc-server: a call takes up to three.",
+	}, []string{"outcome"})}
+	b.attempts.WithLabelValues("failed") // so that a rate has a 0 to begin with
+	return b
 }
 
 func (b *balancer) Name() string { return "in-turn" }
@@ -59,6 +69,11 @@ func (b *balancer) observe(next endpoint.Endpoint) endpoint.Endpoint {
 		err := next(ctx, req, resp)
 		address := rpcinfo.GetRPCInfo(ctx).To().Address().String()
 		b.record(address).add(address, err)
+		if err == nil {
+			b.attempts.WithLabelValues("answered").Inc()
+		} else {
+			b.attempts.WithLabelValues("failed").Inc()
+		}
 		return err
 	}
 }
@@ -107,6 +122,24 @@ func justTried(ctx context.Context) string {
 type record struct {
 	failures atomic.Int64 // in a row
 	closed   atomic.Int64 // until when it is set aside, in Unix nanoseconds
+	last     atomic.Pointer[failure]
+}
+
+// failure is an attempt that failed in transport.
+type failure struct {
+	At    time.Time `json:"at"`
+	Error string    `json:"error"`
+}
+
+// health is what /readyz tells of an instance.
+type health struct {
+	Address  string   `json:"address"`
+	SetAside bool     `json:"set_aside"`
+	Failure  *failure `json:"last_failure"` // null is none
+}
+
+func (r *record) health(address string) health {
+	return health{address, r.failures.Load() >= patience, r.last.Load()}
 }
 
 // open tells whether the instance may have a call. Of those that ask when the
@@ -127,7 +160,9 @@ func (r *record) add(address string, err error) {
 		}
 		return
 	}
-	r.closed.Store(time.Now().Add(aside).UnixNano())
+	now := time.Now()
+	r.last.Store(&failure{now, err.Error()})
+	r.closed.Store(now.Add(aside).UnixNano())
 	if r.failures.Add(1) == patience {
 		slog.Warn("an rpc-server is set aside", "address", address, "err", err)
 	}

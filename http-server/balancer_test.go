@@ -44,7 +44,7 @@ func TestBalancer_ChoosesTheInstancesInTurnButThoseTriedOrSetAside(t *testing.T)
 		{"not the one just tried where all are set aside", []string{a, b, c}, b, []string{a, b, c}, []string{a, c}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			balancer := new(balancer)
+			balancer := newBalancer()
 			for _, address := range test.setAside {
 				for range patience {
 					balancer.record(address).add(address, errors.New("timeout"))
@@ -88,7 +88,7 @@ func TestBalancer_TriesTheOneSetAsideByASingleCall(t *testing.T) {
 }
 
 func TestBalancer_ForgetsWhoIsGone(t *testing.T) {
-	b := new(balancer)
+	b := newBalancer()
 	b.record("127.0.0.1:1")
 	b.record("127.0.0.1:2")
 	b.Rebalance(discovery.Change{Removed: []discovery.Instance{instance("127.0.0.1:1")}})

@@ -15,7 +15,9 @@ import (
 	"github.com/cloudwego/kitex/pkg/loadbalance/lbcache"
 	"github.com/cloudwego/kitex/pkg/retry"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
+	"github.com/cloudwego/kitex/pkg/transmeta"
 	"github.com/cloudwego/kitex/pkg/utils"
+	"github.com/cloudwego/kitex/transport"
 	etcd "github.com/kitex-contrib/registry-etcd"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -33,9 +35,16 @@ const (
 	refresh = 500 * time.Millisecond
 )
 
-// dial makes the client that all requests share. It needs neither etcd nor an
-// rpc-server yet.
-func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Duration) (imservice.Client, error) {
+// rpcServers is the client that all requests share, with what it knows of the
+// rpc-servers.
+type rpcServers struct {
+	imservice.Client
+	resolver *resolver
+	balancer *balancer
+}
+
+// dial needs neither etcd nor an rpc-server yet.
+func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Duration, more ...client.Option) (*rpcServers, error) {
 	// Left alone, gRPC's back-off would grow to two minutes.
 	reconnect := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}}
 	inner, err := etcd.NewEtcdResolver(etcdEndpoints, func(c *etcd.Config) {
@@ -45,22 +54,22 @@ func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Durat
 	if err != nil {
 		return nil, fmt.Errorf("ETCD_ENDPOINTS: %w", err)
 	}
-	r := &resolver{Resolver: inner, asked: make(chan struct{})}
-	go r.watch(ctx)
-	return newClient(r, attemptTimeout)
+	s := &rpcServers{resolver: newResolver(inner), balancer: newBalancer()}
+	go s.resolver.watch(ctx)
+	s.Client, err = newClient(s.resolver, s.balancer, attemptTimeout, more...)
+	return s, err
 }
 
 // newClient calls the rpc-servers that r knows. Each attempt of a call gets
 // attemptTimeout. A call that fails in transport, or at an rpc-server that is
 // unavailable, is tried twice more, which is safe since every send has a key.
-func newClient(r discovery.Resolver, attemptTimeout time.Duration) (imservice.Client, error) {
-	b := new(balancer)
+func newClient(r discovery.Resolver, b *balancer, attemptTimeout time.Duration, more ...client.Option) (imservice.Client, error) {
 	again := retry.AllErrorRetry()
 	again.RespRetryWithCtx = func(_ context.Context, resp any, _ rpcinfo.RPCInfo) bool {
 		answer, ok := resp.(utils.KitexResult).GetResult().(answered)
 		return ok && answer.GetCode() == int32(rpc.Code_UNAVAILABLE)
 	}
-	return imservice.NewClient(service,
+	return imservice.NewClient(service, append(more,
 		client.WithResolver(r),
 		client.WithLoadBalancer(b, &lbcache.Options{RefreshInterval: refresh, ExpireInterval: time.Hour}),
 		client.WithInstanceMW(b.observe),
@@ -72,7 +81,10 @@ func newClient(r discovery.Resolver, attemptTimeout time.Duration) (imservice.Cl
 		// retries while most attempts fail, which is when they are needed: the
 		// request's deadline, three attempts and the balancer are bounds enough.
 		client.WithRetryContainer(retry.NewRetryContainer(retry.WithContainerCBSuite(circuitbreak.NewCBSuite(circuitbreak.RPCInfo2Key)))),
-	)
+		// The header carries the request's id, and the trace's.
+		client.WithTransportProtocol(transport.TTHeader),
+		client.WithMetaHandler(transmeta.ClientTTHeaderHandler),
+	)...)
 }
 
 // resolver gives the rpc-servers that etcd named last: while etcd is away, calls
@@ -81,6 +93,30 @@ type resolver struct {
 	discovery.Resolver               // asks etcd
 	asked              chan struct{} // closed once it was, with whatever outcome
 	known              atomic.Pointer[discovery.Result]
+	began              time.Time
+	answered           atomic.Pointer[time.Time] // when etcd named them last; nil is never
+	failure            atomic.Pointer[error]     // of the last attempt; nil is none
+}
+
+func newResolver(inner discovery.Resolver) *resolver {
+	return &resolver{Resolver: inner, asked: make(chan struct{}), began: time.Now()}
+}
+
+// check is nil while etcd names rpc-servers.
+func (r *resolver) check(context.Context) error {
+	if err := r.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// age is how long ago etcd named the rpc-servers that are known; it counts from
+// the start where it never did.
+func (r *resolver) age() time.Duration {
+	if at := r.answered.Load(); at != nil {
+		return time.Since(*at)
+	}
+	return time.Since(r.began)
 }
 
 var errNoServer = errors.New("no rpc-server is known")
@@ -103,21 +139,21 @@ func (r *resolver) Name() string { return "etcd-last-known" }
 
 // watch asks etcd again and again until ctx ends.
 func (r *resolver) watch(ctx context.Context) {
-	failing := false
 	for first := true; ctx.Err() == nil; first = false {
 		asking, cancel := context.WithTimeout(ctx, 2*refresh)
 		found, err := r.Resolver.Resolve(asking, service)
 		cancel()
 		switch {
 		case err == nil:
+			now := time.Now()
 			r.known.Store(&found)
-			if failing {
+			r.answered.Store(&now)
+			if r.failure.Swap(nil) != nil {
 				slog.Info("etcd names rpc-servers again")
 			}
-		case !failing && ctx.Err() == nil:
+		case r.failure.Swap(&err) == nil && ctx.Err() == nil:
 			slog.Warn("etcd names no rpc-server; going on with those known", "err", err)
 		}
-		failing = err != nil
 		if first {
 			close(r.asked)
 		}
@@ -130,7 +166,21 @@ func (r *resolver) watch(ctx context.Context) {
 
 // reach asks whether an rpc-server answers: it wants a page of no chat, to which
 // any Code is a sign of life.
-func reach(ctx context.Context, client imservice.Client) error {
-	_, err := client.Pull(ctx, &rpc.PullRequest{})
+func (s *rpcServers) reach(ctx context.Context) error {
+	_, err := s.Pull(ctx, &rpc.PullRequest{})
 	return err
+}
+
+// instances tells how each rpc-server that is known does.
+func (s *rpcServers) instances() []health {
+	known := s.resolver.known.Load()
+	if known == nil {
+		return nil
+	}
+	var all []health
+	for _, instance := range known.Instances {
+		address := instance.Address().String()
+		all = append(all, s.balancer.record(address).health(address))
+	}
+	return all
 }

@@ -44,7 +44,7 @@ func TestClient_AFrozenOrDeadServerCostsNoCall(t *testing.T) {
 	defer frozen.Close()
 	require.NoError(t, dead.Close())
 	b := newBackend()
-	client, err := newClient(static{frozen.Addr().String(), dead.Addr().String(), serveRPC(t, b)}, time.Second)
+	client, err := newClient(static{frozen.Addr().String(), dead.Addr().String(), serveRPC(t, b)}, newBalancer(), time.Second)
 	require.NoError(t, err)
 	var calls sync.WaitGroup
 	for range 20 {
@@ -76,7 +76,7 @@ func serveRPC(t *testing.T, b *backend) string {
 func TestClient_AServerWithoutItsStoreCostsNoCall(t *testing.T) {
 	cut, good := newBackend(), newBackend()
 	cut.code.Store(int32(rpc.Code_UNAVAILABLE))
-	client, err := newClient(static{serveRPC(t, cut), serveRPC(t, good)}, 5*time.Second)
+	client, err := newClient(static{serveRPC(t, cut), serveRPC(t, good)}, newBalancer(), 5*time.Second)
 	require.NoError(t, err)
 	for range 20 {
 		sent, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
@@ -111,7 +111,7 @@ func (s slow) Resolve(ctx context.Context, target string) (discovery.Result, err
 
 func TestResolver_TheFirstCallsWaitForEtcdsFirstAnswerAndNoOthers(t *testing.T) {
 	etcd := slow{static{"127.0.0.1:1"}, make(chan error)}
-	r := &resolver{Resolver: etcd, asked: make(chan struct{})}
+	r := newResolver(etcd)
 	go r.watch(t.Context())
 	early := make(chan error)
 	go func() {

@@ -14,7 +14,7 @@ import (
 // LISTEN. The defaults work from a checkout.
 type config struct {
 	Listen       string     `default:":8080" help:"Address to serve HTTP on."`
-	AdminListen  string     `default:"127.0.0.1:8081" help:"Address of /healthz and /readyz."`
+	AdminListen  string     `default:"127.0.0.1:8081" help:"Address of /healthz, /readyz, /metrics and /loglevel."`
 	Pprof        bool       `help:"Serve /debug/pprof on the admin address."`
 	LogLevel     slog.Level `default:"info" help:"Least level of log lines: debug, info, warn or error."`
 	MaxTextBytes int        `default:"65536" help:"Most bytes of a message's text, as the rpc-servers have it."`

@@ -87,7 +87,7 @@ func refuse(ctx context.Context, c *app.RequestContext, err error) {
 		level = slog.LevelWarn
 		c.Header("Retry-After", "1")
 	}
-	slog.Log(ctx, level, "refused", "request_id", c.Response.Header.Get(requestID), "status", p.Status, "path", string(c.Path()), "detail", p.Detail, "err", p.cause)
+	slog.Log(ctx, level, "refused", "status", p.Status, "path", string(c.Path()), "detail", p.Detail, "err", p.cause)
 	body, err := json.Marshal(p)
 	if err != nil {
 		panic(err) // a struct of strings and a number

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/bytedance/gopkg/cloud/metainfo"
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
 	"github.com/cloudwego/hertz/pkg/route"
@@ -21,16 +22,17 @@ import (
 // gateway answers HTTP requests by asking the rpc-servers.
 type gateway struct {
 	rpc         imservice.Client
+	metrics     *metrics
 	timeout     time.Duration // of a request, its retries included
 	maxBody     int           // bytes
 	maxInFlight int           // requests
 }
 
 func (g *gateway) route(r *route.Engine) {
-	r.Use(identify, recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
+	r.Use(identify, g.metrics.observe, recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
 	r.GET("/openapi.yaml", describe)
 	r.GET("/ping", g.ping)
-	calls := r.Group("/api", limit(g.maxInFlight))
+	calls := r.Group("/api", limit(g.maxInFlight, g.metrics.shed))
 	calls.POST("/send", g.handle(g.send))
 	calls.GET("/pull", g.handle(g.pull))
 	r.NoRoute(notFound)
@@ -128,12 +130,12 @@ func identify(ctx context.Context, c *app.RequestContext) {
 		id = rand.Text()
 	}
 	c.Header(requestID, id)
-	c.Next(ctx)
+	c.Next(metainfo.WithValue(ctx, requestIDKey, id))
 }
 
-// part makes clients leave once stopping ends: each answer is then the last of
+// leave makes clients leave once stopping ends: each answer is then the last of
 // its connection.
-func part(stopping context.Context) app.HandlerFunc {
+func leave(stopping context.Context) app.HandlerFunc {
 	return func(ctx context.Context, c *app.RequestContext) {
 		if stopping.Err() != nil {
 			c.SetConnectionClose()

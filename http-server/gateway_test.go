@@ -14,6 +14,7 @@ import (
 
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/server"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -77,7 +78,7 @@ func serveClient(t *testing.T, rpcClient imservice.Client) string {
 	t.Helper()
 	l := listen(t)
 	gw := newServer(l, 10*time.Millisecond)
-	(&gateway{rpc: rpcClient, timeout: 10 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
+	(&gateway{rpc: rpcClient, metrics: newMetrics(prometheus.NewRegistry()), timeout: 10 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
 	go gw.Run()
 	t.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + l.Addr().String()

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,6 +15,9 @@ import (
 
 	"github.com/cloudwego/hertz/pkg/app/server"
 	"github.com/cloudwego/hertz/pkg/network/netpoll"
+	"github.com/cloudwego/kitex/client"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 func main() {
@@ -41,9 +43,28 @@ func run(ctx context.Context, args []string) error {
 
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	client, err := dial(running, cfg.EtcdEndpoints, cfg.RequestTimeout/3)
+	tracing, endTracing, err := traceTo(ctx)
 	if err != nil {
 		return err
+	}
+	defer endTracing()
+	var traced []client.Option
+	if tracing {
+		traced = append(traced, client.WithMiddleware(traceCall))
+	}
+
+	servers, err := dial(running, cfg.EtcdEndpoints, cfg.RequestTimeout/3, traced...)
+	if err != nil {
+		return err
+	}
+	parts := []*part{
+		{name: "rpc-servers", needed: true, check: servers.reach, about: func() any { return servers.instances() }},
+		{name: "etcd", check: servers.resolver.check, about: func() any { return map[string]float64{"resolve_age_seconds": servers.resolver.age().Seconds()} }},
+	}
+	registry := prometheus.NewRegistry()
+	m := newMetrics(registry, servers)
+	for _, p := range parts {
+		registry.MustRegister(p.up())
 	}
 
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -51,18 +72,19 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
 	srv := newServer(listener, cfg.DrainTimeout)
-	srv.Use(part(ctx))
-	(&gateway{rpc: client, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes, maxInFlight: cfg.MaxInFlight}).route(srv.Engine)
+	if tracing {
+		srv.Use(traceRequest)
+	}
+	srv.Use(leave(ctx))
+	(&gateway{
+		rpc: measured{servers, m}, metrics: m,
+		timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes, maxInFlight: cfg.MaxInFlight,
+	}).route(srv.Engine)
 	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Shutdown(running)
 	go func() {
-		serving <- serveAdmin(cfg.AdminListen, cfg.Pprof, func(asking context.Context) error {
-			if ctx.Err() != nil {
-				return errStopping
-			}
-			return reach(asking, client)
-		})
+		serving <- admin{cfg.AdminListen, cfg.Pprof, parts, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}.serve(ctx)
 	}()
 
 	slog.Info("serving", "address", listener.Addr().String())
@@ -75,8 +97,6 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 }
-
-var errStopping = errors.New("stopping")
 
 // newServer is a Hertz server without routes.
 func newServer(listener net.Listener, drain time.Duration) *server.Hertz {

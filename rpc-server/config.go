@@ -18,7 +18,7 @@ import (
 type config struct {
 	Listen       string     `default:":8888" help:"Address to serve Thrift on."`
 	Advertise    string     `help:"host:port that gateways are told in etcd. Default: the address listened on or, if that is all of them, the one from which etcd is reached."`
-	AdminListen  string     `default:"127.0.0.1:8889" help:"Address of /healthz and /readyz."`
+	AdminListen  string     `default:"127.0.0.1:8889" help:"Address of /healthz, /readyz, /metrics and /loglevel."`
 	Pprof        bool       `help:"Serve /debug/pprof on the admin address."`
 	LogLevel     slog.Level `default:"info" help:"Least level of log lines: debug, info, warn or error."`
 	MaxTextBytes int        `default:"65536" help:"Most bytes of a message's text."`

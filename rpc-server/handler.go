@@ -18,7 +18,7 @@ type handler struct {
 
 func (h *handler) Send(ctx context.Context, req *rpc.SendRequest) (*rpc.SendResponse, error) {
 	err := h.send(ctx, req)
-	code, msg := outcome(err)
+	code, msg := outcome(ctx, err)
 	return &rpc.SendResponse{Code: code, Msg: msg}, nil
 }
 
@@ -36,7 +36,7 @@ func (h *handler) send(ctx context.Context, req *rpc.SendRequest) error {
 
 func (h *handler) Pull(ctx context.Context, req *rpc.PullRequest) (*rpc.PullResponse, error) {
 	page, err := h.pull(ctx, req)
-	code, msg := outcome(err)
+	code, msg := outcome(ctx, err)
 	resp := &rpc.PullResponse{Code: code, Msg: msg}
 	if err == nil {
 		resp.HasMore, resp.NextCursor, resp.Total = &page.HasMore, &page.NextCursor, &page.Total
@@ -65,22 +65,22 @@ const errNoRequest = chat.InvalidError("the request is missing")
 
 // outcome turns an error into the Code and Msg of a response, and logs what is
 // not the caller's fault. Msg is for the caller, the log for the operator.
-func outcome(err error) (code int32, msg string) {
+func outcome(ctx context.Context, err error) (code int32, msg string) {
 	var invalid chat.InvalidError
 	switch {
 	case err == nil:
 		return int32(rpc.Code_OK), ""
 	case errors.As(err, &invalid):
-		slog.Debug("refused", "err", err)
+		slog.DebugContext(ctx, "refused", "err", err)
 		return int32(rpc.Code_INVALID), invalid.Error()
 	case errors.Is(err, chat.ErrUnavailable):
-		slog.Warn("unavailable", "err", err)
+		slog.WarnContext(ctx, "unavailable", "err", err)
 		return int32(rpc.Code_UNAVAILABLE), "the store is unavailable"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		slog.Warn("too late", "err", err)
+		slog.WarnContext(ctx, "too late", "err", err)
 		return int32(rpc.Code_DEADLINE), "time ran out"
 	default:
-		slog.Error("defect", "err", err)
+		slog.ErrorContext(ctx, "defect", "err", err)
 		return int32(rpc.Code_INTERNAL), "internal error"
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/server"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -57,7 +58,7 @@ func connect(t *testing.T, h *handler) imservice.Client {
 	exit := make(chan error)
 	srv := imservice.NewServer(h,
 		server.WithListener(listener),
-		server.WithMiddleware(limit(maxInFlight)),
+		server.WithMiddleware(limit(maxInFlight, prometheus.NewCounter(prometheus.CounterOpts{Name: "shed"}))),
 		server.WithExitSignal(func() <-chan error { return exit }),
 		server.WithExitWaitTime(time.Millisecond),
 	)
@@ -369,7 +370,7 @@ func TestOutcome_IsOneCodeForEachKindOfError(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			code, msg := outcome(test.err)
+			code, msg := outcome(t.Context(), test.err)
 			assert.Equal(t, int32(test.code), code)
 			assert.Equal(t, test.msg, msg)
 		})

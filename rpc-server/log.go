@@ -7,9 +7,15 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/bytedance/gopkg/cloud/metainfo"
 	"github.com/cloudwego/kitex/pkg/klog"
 	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel/trace"
 )
+
+// requestIDKey is under which a context has the request's id; Kitex carries it from
+// server to server.
+const requestIDKey = "REQUEST_ID"
 
 // logLevel is the least level that is logged.
 var logLevel slog.LevelVar
@@ -17,10 +23,23 @@ var logLevel slog.LevelVar
 // logTo makes w receive all log lines as JSON, those of Kitex and
 // go-redis too.
 func logTo(w io.Writer) {
-	slog.SetDefault(slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &logLevel})))
+	slog.SetDefault(slog.New(contextLines{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &logLevel})}))
 	klog.SetLevel(klog.LevelDebug)
 	klog.SetOutput(frameworkLines{})
 	redis.SetLogger(redisLines{})
+}
+
+// contextLines adds to each line the ids of the request that its context is of.
+type contextLines struct{ slog.Handler }
+
+func (h contextLines) Handle(ctx context.Context, line slog.Record) error {
+	if id, ok := metainfo.GetValue(ctx, requestIDKey); ok {
+		line.AddAttrs(slog.String("request_id", id))
+	}
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		line.AddAttrs(slog.String("trace_id", span.TraceID().String()))
+	}
+	return h.Handler.Handle(ctx, line)
 }
 
 // frameworkLines turns the framework's "time file:line: [Level] text" lines into

@@ -11,11 +11,15 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
+	"github.com/cloudwego/kitex/pkg/transmeta"
 	"github.com/cloudwego/kitex/server"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"im/rpc-server/chat"
 	"im/rpc-server/kitex_gen/rpc/imservice"
@@ -50,19 +54,32 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer store.Close()
-	go watchRedis(ctx, store)
+	go inspectRedis(ctx, store)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
-	srv := imservice.NewServer(&handler{store: store, maxText: cfg.MaxTextBytes},
+	registry := prometheus.NewRegistry()
+	m := newMetrics(registry, store.Collectors()...)
+	tracing, endTracing, err := traceTo(ctx)
+	if err != nil {
+		return err
+	}
+	defer endTracing()
+	options := []server.Option{
 		server.WithListener(listener),
-		server.WithMiddleware(limit(cfg.MaxInFlight)),
+		server.WithMiddleware(m.observe),
+		server.WithMiddleware(limit(cfg.MaxInFlight, m.shed)),
 		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: service}),
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
 		server.WithExitWaitTime(cfg.DrainTimeout),
-	)
+		server.WithMetaHandler(transmeta.ServerTTHeaderHandler), // the request's id
+	}
+	if tracing {
+		options = append(options, server.WithMiddleware(traceCall))
+	}
+	srv := imservice.NewServer(&handler{store: store, maxText: cfg.MaxTextBytes}, options...)
 	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Stop()
@@ -73,10 +90,17 @@ func run(ctx context.Context, args []string) error {
 	}
 	defer registration.leave(cfg.LeaveWait)
 
+	parts := []*part{
+		{name: "redis", needed: true, check: store.Ping},
+		{name: "registration", needed: true, check: registration.check, about: func() any { return registration.held.Load() }},
+		{name: "etcd", check: registration.look},
+		{name: "durability", check: durable(store)},
+	}
+	for _, p := range parts {
+		registry.MustRegister(p.up())
+	}
 	go func() {
-		serving <- serveAdmin(cfg.AdminListen, cfg.Pprof, func(ctx context.Context) error {
-			return errors.Join(registration.check(), store.Ping(ctx))
-		})
+		serving <- admin{cfg.AdminListen, cfg.Pprof, parts, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}.serve(ctx)
 	}()
 
 	slog.Info("serving", "address", listener.Addr().String())
@@ -89,15 +113,10 @@ func run(ctx context.Context, args []string) error {
 	}
 }
 
-// watchRedis waits until Redis answers, telling that it waits, and then says
-// which of its settings may lose messages.
-func watchRedis(ctx context.Context, store *chat.Store) {
-	for {
-		err := store.Ping(ctx)
-		if err == nil {
-			break
-		}
-		slog.Warn("waiting for redis", "err", err)
+// inspectRedis waits until Redis answers, and then says which of its settings may
+// lose messages.
+func inspectRedis(ctx context.Context, store *chat.Store) {
+	for store.Ping(ctx) != nil {
 		select {
 		case <-ctx.Done():
 			return
@@ -110,5 +129,16 @@ func watchRedis(ctx context.Context, store *chat.Store) {
 	}
 	for _, setting := range undurable {
 		slog.Error("redis may lose acknowledged messages: " + setting)
+	}
+}
+
+// durable checks whether Redis keeps what it acknowledges.
+func durable(store *chat.Store) func(context.Context) error {
+	return func(ctx context.Context) error {
+		undurable, err := store.Undurable(ctx)
+		if err == nil && len(undurable) > 0 {
+			err = errors.New(strings.Join(undurable, "; "))
+		}
+		return err
 	}
 }

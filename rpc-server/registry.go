@@ -39,11 +39,20 @@ type registration struct {
 	advertise string       // host:port, empty to find it out
 	listening *net.TCPAddr // what is listened on
 
-	registered atomic.Bool
-	leaving    context.Context
-	cancel     context.CancelFunc
-	done       chan struct{}
+	held    atomic.Pointer[held] // nil while not registered
+	leaving context.Context
+	cancel  context.CancelFunc
+	done    chan struct{}
 }
+
+// held is what etcd has of this server.
+type held struct {
+	Key   string `json:"key"`
+	Lease string `json:"lease"` // in hexadecimal, as etcdctl writes it
+	TTL   int    `json:"ttl_seconds"`
+}
+
+var errNotRegistered = errors.New("not registered in etcd")
 
 // register begins to keep this server's address in etcd and returns at once.
 func register(endpoints []string, advertise string, listening *net.TCPAddr) (*registration, error) {
@@ -106,8 +115,8 @@ func (r *registration) hold() error {
 		return err
 	}
 	slog.Info("registered in etcd", "key", key)
-	r.registered.Store(true)
-	defer r.registered.Store(false)
+	r.held.Store(&held{key, fmt.Sprintf("%016x", int64(lease.ID)), leaseTTL})
+	defer r.held.Store(nil)
 	for range alive {
 	}
 	return errors.New("the lease is lost")
@@ -128,7 +137,7 @@ func (r *registration) revoke(lease clientv3.LeaseID, key string) {
 // leave takes the address out of etcd and, if it was there, returns after wait,
 // when every gateway has noticed. It closes the connection to etcd.
 func (r *registration) leave(wait time.Duration) {
-	wasRegistered := r.registered.Load()
+	wasRegistered := r.held.Load() != nil
 	r.cancel()
 	<-r.done
 	r.etcd.Close()
@@ -138,11 +147,24 @@ func (r *registration) leave(wait time.Duration) {
 }
 
 // check is nil while the address is in etcd.
-func (r *registration) check() error {
-	if !r.registered.Load() {
-		return errors.New("not registered in etcd")
+func (r *registration) check(context.Context) error {
+	if r.held.Load() == nil {
+		return errNotRegistered
 	}
 	return nil
+}
+
+// look asks etcd whether it has this server.
+func (r *registration) look(ctx context.Context) error {
+	held := r.held.Load()
+	if held == nil {
+		return errNotRegistered
+	}
+	found, err := r.etcd.Get(ctx, held.Key, clientv3.WithCountOnly())
+	if err == nil && found.Count == 0 {
+		err = errNotRegistered
+	}
+	return err
 }
 
 // address is what gateways are told: the address that is set or, with none, the

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -239,11 +240,18 @@ func ping(ctx context.Context, addr string) error {
 	return nil
 }
 
-// freeAddr is a loopback address that nobody listens on. Its port is below those
-// that the kernel gives to outgoing connections, so that it stays free.
+// given are the addresses that freeAddr gave: they may not be listened on yet.
+var given sync.Map
+
+// freeAddr is a loopback address that nobody listens on, another one each time.
+// Its port is below those that the kernel gives to outgoing connections, so that
+// it stays free.
 func freeAddr() string {
 	for {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000))
+		if _, taken := given.LoadOrStore(addr, true); taken {
+			continue
+		}
 		if l, err := net.Listen("tcp", addr); err == nil {
 			l.Close()
 			return addr

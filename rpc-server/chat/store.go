@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"go.opentelemetry.io/otel"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // MaxPageBytes is how many bytes of members a page may hold; one with a longer
@@ -38,6 +41,12 @@ var (
 	pageScript   = redis.NewScript(pageLua)
 )
 
+// Spans of the calls to Redis, of which a send shares its pipeline with others.
+var (
+	tracer  = otel.Tracer("im/rpc-server/chat")
+	ofRedis = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(semconv.DBSystemNameRedis)}
+)
+
 // Store keeps one sorted set a room: the score is the send time, the member is
 // the message. It is safe for concurrent use.
 type Store struct {
@@ -47,7 +56,8 @@ type Store struct {
 	// queue lets concurrent sends share a pipeline, and so one flush of Redis's
 	// append-only file. A batch whose connection breaks is sent again: only what
 	// may run twice may ride in it.
-	queue *redis.AutoPipeliner
+	queue   *redis.AutoPipeliner
+	metrics *metrics
 }
 
 // Open prepares a store in the Redis that o leads to. Each call, and each read and
@@ -58,7 +68,9 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued int) (*Stor
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
-	s := &Store{timeout: timeout, sends: redis.NewUniversalClient(&o), pulls: redis.NewUniversalClient(&o)}
+	s := &Store{timeout: timeout, sends: redis.NewUniversalClient(&o), pulls: redis.NewUniversalClient(&o), metrics: newMetrics()}
+	s.sends.AddHook(hook{"sends", s.metrics})
+	s.pulls.AddHook(hook{"pulls", s.metrics})
 	queue, err := s.sends.AsyncAutoPipelineWithOptions(&redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued})
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -84,6 +96,8 @@ func (s *Store) Ping(ctx context.Context) error {
 // The error wraps ErrUnavailable, is that of ctx, or is a defect; the message
 // may have been stored all the same.
 func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
+	ctx, span := tracer.Start(ctx, "append", ofRedis...)
+	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	key, member := m.room.key(), appendMember(nil, m)
@@ -110,6 +124,8 @@ func (s *Store) enqueue(ctx context.Context, args ...any) (string, error) {
 // Page reads what q asks for, at one instant. The error wraps ErrUnavailable, is
 // that of ctx, or is a defect.
 func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
+	ctx, span := tracer.Start(ctx, "page", ofRedis...)
+	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	reply, err := pageScript.Run(ctx, s.pulls, []string{q.room.key()},

@@ -1,0 +1,110 @@
+package chat
+
+import (
+	"context"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+)
+
+// metrics are those of a store. A client is "sends" or "pulls".
+type metrics struct {
+	duration *prometheus.HistogramVec // by client
+	failures *prometheus.CounterVec   // by client
+	batch    prometheus.Histogram
+}
+
+func newMetrics() *metrics {
+	m := &metrics{
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "redis_round_trip_duration_seconds", Help: "Time of a round trip to Redis, with its retries.", Buckets: prometheus.ExponentialBuckets(0.00025, 2, 13),
+		}, []string{"client"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "redis_round_trip_failures_total", Help: "Round trips to Redis that ended with an error of the connection or of a command.",
+		}, []string{"client"}),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "redis_batch_commands", Help: "Sends that share a round trip, and so one flush to disk.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+		}),
+	}
+	for _, client := range []string{"sends", "pulls"} { // so that a rate has a 0 to begin with
+		m.duration.WithLabelValues(client)
+		m.failures.WithLabelValues(client)
+	}
+	return m
+}
+
+// Collectors gives what is to be known of the store's work, for a registry of
+// Prometheus.
+func (s *Store) Collectors() []prometheus.Collector {
+	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for their pipeline."},
+		func() float64 { return float64(s.queue.Len()) })
+	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, queue, pools{s}}
+}
+
+// hook is what measures the round trips of a client.
+type hook struct {
+	client string
+	*metrics
+}
+
+func (h hook) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		began := time.Now()
+		err := next(ctx, cmd)
+		h.observe(began, []redis.Cmder{cmd}, err)
+		return err
+	}
+}
+
+func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		began := time.Now()
+		err := next(ctx, cmds)
+		h.observe(began, cmds, err)
+		return err
+	}
+}
+
+// observe counts a round trip of sends or pulls. Those of greetings and health
+// checks are none.
+func (h hook) observe(began time.Time, cmds []redis.Cmder, err error) {
+	if !strings.HasPrefix(cmds[0].Name(), "eval") {
+		return
+	}
+	h.duration.WithLabelValues(h.client).Observe(time.Since(began).Seconds())
+	if h.client == "sends" {
+		h.batch.Observe(float64(len(cmds)))
+	}
+	if err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") { // which is how a script is sent first
+		h.failures.WithLabelValues(h.client).Inc()
+	}
+}
+
+// pools collects the state of both connection pools.
+type pools struct{ *Store }
+
+var (
+	poolConnections = prometheus.NewDesc("redis_pool_connections", "Connections to Redis.", []string{"client", "state"}, nil)
+	poolTimeouts    = prometheus.NewDesc("redis_pool_timeouts_total", "Waits for a connection to Redis that took too long.", []string{"client"}, nil)
+)
+
+func (p pools) Describe(descs chan<- *prometheus.Desc) {
+	descs <- poolConnections
+	descs <- poolTimeouts
+}
+
+func (p pools) Collect(metrics chan<- prometheus.Metric) {
+	for name, client := range map[string]redis.UniversalClient{"sends": p.sends, "pulls": p.pulls} {
+		stats := client.PoolStats()
+		metrics <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(stats.IdleConns), name, "idle")
+		metrics <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(stats.TotalConns-stats.IdleConns), name, "used")
+		metrics <- prometheus.MustNewConstMetric(poolTimeouts, prometheus.CounterValue, float64(stats.Timeouts), name)
+	}
+}
