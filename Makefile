@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults jmeter jmeter-test compose-test cluster-test vulncheck lint generate
+.PHONY: help run test check faults bench jmeter jmeter-test compose-test cluster-test vulncheck lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
@@ -12,7 +12,7 @@ run: ## start the whole system on localhost:8080 until Ctrl-C
 	@set -m 2>/dev/null; .bin/up # in a process group of its own: Ctrl-C is for the launcher, which then exits 0
 
 test: ## install what it needs, then run every check and test
-	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis protoc=protobuf-compiler:protobuf thrift=thrift-compiler
+	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis protoc=protobuf-compiler:protobuf thrift=thrift-compiler wrk=wrk
 	@$(MAKE) --no-print-directory lint
 	@echo 'building the test runner'
 	@go build -C tools/test -o ../../.bin/test .
@@ -28,6 +28,12 @@ faults: ## break everything for long while the checker runs, and write docs/faul
 	@echo 'building the test runner'
 	@go build -C tools/test -o ../../.bin/test .
 	@.bin/test -count=1 -timeout=30m e2e/faults:-full=true
+
+bench: ## measure the system on this machine, and write docs/benchmarks.md
+	@tools/install redis-server=redis-server:redis wrk=wrk
+	@echo 'building the benchmark'
+	@go build -C e2e -o ../.bin/bench ./cmd/bench
+	@.bin/bench --out=docs/benchmarks.md
 
 jmeter: HOST = localhost
 jmeter: PORT = 8080

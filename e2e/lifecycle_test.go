@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -111,6 +112,16 @@ func TestStop_AGatewayTellsThatItLeavesAndServesOn(t *testing.T) {
 	assert.True(t, resp.Close, "the connection is not to be used again")
 	<-gateway.Done()
 	assert.Zero(t, gateway.ExitCode())
+}
+
+// TestAdmin_IsTheSameInBothServers keeps the two copies from drifting apart: each
+// server builds from its own folder alone.
+func TestAdmin_IsTheSameInBothServers(t *testing.T) {
+	gateway, err := os.ReadFile("../http-server/admin.go")
+	require.NoError(t, err)
+	rpcServer, err := os.ReadFile("../rpc-server/admin.go")
+	require.NoError(t, err)
+	assert.Equal(t, string(gateway), string(rpcServer))
 }
 
 func TestAdmin_ServesHealthAndProfilesOnlyWhenWanted(t *testing.T) {

@@ -93,6 +93,7 @@ func TestReadyz_TellsWhichPartIsDownAndSinceWhen(t *testing.T) {
 	assert.Regexp(t, `"key":\s*"kitex/registry-etcd/demo.rpc.server/`+rpcServer.Addr+`"`, string(r.Parts["registration"].About))
 	assert.Regexp(t, `"lease":\s*"[0-9a-f]{16}"`, string(r.Parts["registration"].About))
 	assert.True(t, r.Parts["durability"].OK, r.Parts["durability"].Error)
+	assert.JSONEq(t, `{"appendonly":"yes","appendfsync":"always","no-appendfsync-on-rewrite":"no","maxmemory-policy":"noeviction"}`, string(r.Parts["durability"].About))
 	var instances []struct {
 		Address string
 		Failure *struct{ Error string } `json:"last_failure"`

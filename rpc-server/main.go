@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -94,7 +95,7 @@ func run(ctx context.Context, args []string) error {
 		{name: "redis", needed: true, check: store.Ping},
 		{name: "registration", needed: true, check: registration.check, about: func() any { return registration.held.Load() }},
 		{name: "etcd", check: registration.look},
-		{name: "durability", check: durable(store)},
+		durability(store),
 	}
 	for _, p := range parts {
 		registry.MustRegister(p.up())
@@ -123,22 +124,32 @@ func inspectRedis(ctx context.Context, store *chat.Store) {
 		case <-time.After(time.Second):
 		}
 	}
-	undurable, err := store.Undurable(ctx)
+	settings, err := store.Durability(ctx)
 	if err != nil {
 		slog.Warn("redis does not show its settings: whether acknowledged messages are on disk is unknown", "err", err)
+		return
 	}
-	for _, setting := range undurable {
-		slog.Error("redis may lose acknowledged messages: " + setting)
+	for _, weak := range settings.Weak() {
+		slog.Error("redis may lose acknowledged messages: " + weak)
 	}
 }
 
-// durable checks whether Redis keeps what it acknowledges.
-func durable(store *chat.Store) func(context.Context) error {
-	return func(ctx context.Context) error {
-		undurable, err := store.Undurable(ctx)
-		if err == nil && len(undurable) > 0 {
-			err = errors.New(strings.Join(undurable, "; "))
-		}
-		return err
+// durability is whether Redis keeps what it acknowledges.
+func durability(store *chat.Store) *part {
+	var last atomic.Pointer[chat.Durability]
+	return &part{
+		name: "durability",
+		check: func(ctx context.Context) error {
+			settings, err := store.Durability(ctx)
+			if err != nil {
+				return err
+			}
+			last.Store(&settings)
+			if weak := settings.Weak(); len(weak) > 0 {
+				return errors.New(strings.Join(weak, "; "))
+			}
+			return nil
+		},
+		about: func() any { return last.Load() },
 	}
 }

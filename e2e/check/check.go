@@ -32,6 +32,7 @@ type Options struct {
 	// Patience is how long a message with a key is sent again after a failure; 0 is
 	// not at all.
 	Patience time.Duration
+	Repeats  int    // of a hundred acknowledged messages with a key, how many are sent again
 	Pollers  int    // that follow the chats forward, each its share of them
 	Readers  int    // that page chats backward
 	Seed     uint64 // of what is chosen at random: chats, keys, repeats
@@ -176,7 +177,7 @@ func (r *run) choose(random *mathrand.Rand) (number int, again bool) {
 	m := &message{chat: random.IntN(r.Chats)}
 	if random.IntN(2) == 0 {
 		m.key = rand.Text()
-		again = random.IntN(10) == 0
+		again = random.IntN(100) < r.Repeats
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -185,7 +185,7 @@ func TestRun_CountsWhatIsWrong(t *testing.T) {
 			t.Parallel()
 			// One writer, so that each message is sent after the one before was
 			// acknowledged; one chat, so that they are neighbours.
-			report, err := Run(t.Context(), Options{URLs: []string{serve(t, test.liar)}, Duration: time.Second, Chats: 1, Writers: 1, Pollers: 1, Readers: 1})
+			report, err := Run(t.Context(), Options{URLs: []string{serve(t, test.liar)}, Duration: time.Second, Chats: 1, Writers: 1, Repeats: 10, Pollers: 1, Readers: 1})
 			require.NoError(t, err)
 			t.Log(report)
 			assert.Equal(t, test.want, Report{
@@ -207,7 +207,7 @@ func TestRun_CountsWhatIsWrong(t *testing.T) {
 func TestRun_TakesAFailureForUnknown(t *testing.T) {
 	l := newLiar()
 	l.breaks = func(request int) (fails, stored bool) { return request%10 == 0, request%20 == 0 }
-	report, err := Run(t.Context(), Options{URLs: []string{serve(t, l)}, Duration: time.Second, Chats: 3, Rate: 300, Patience: time.Second, Pollers: 1, Readers: 1})
+	report, err := Run(t.Context(), Options{URLs: []string{serve(t, l)}, Duration: time.Second, Chats: 3, Rate: 300, Patience: time.Second, Repeats: 10, Pollers: 1, Readers: 1})
 	require.NoError(t, err)
 	t.Log(report)
 	assert.True(t, report.Good())

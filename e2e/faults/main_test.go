@@ -149,7 +149,7 @@ func (f fault) survive(t *testing.T) {
 		patience = 0
 	}
 	report, err := check.Run(t.Context(), check.Options{
-		URLs: urls, Duration: duration, Chats: 40, Rate: rate, Patience: patience, Pollers: 2, Readers: 1, Seed: *seed,
+		URLs: urls, Duration: duration, Chats: 40, Rate: rate, Patience: patience, Repeats: 10, Pollers: 2, Readers: 1, Seed: *seed,
 	})
 	<-broken
 	require.NoError(t, err)

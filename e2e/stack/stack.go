@@ -216,6 +216,16 @@ func Redis(dir, log string, more ...string) (*Process, error) {
 	}, nil
 }
 
+// Program is any program, yet to be started, that takes the address to listen on
+// as its last argument.
+func Program(name, log, path string, args ...string) *Process {
+	addr := freeAddr()
+	return &Process{
+		Name: name, Addr: addr, Log: log, path: path, args: append(args, addr),
+		answers: func(ctx context.Context) error { return dial(ctx, addr) },
+	}
+}
+
 func dial(ctx context.Context, addr string) error {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
 	if err != nil {

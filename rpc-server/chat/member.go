@@ -1,10 +1,10 @@
 package chat
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // ErrCorrupt is the error of a room that holds what this package did not write.
@@ -50,12 +50,48 @@ func appendEscaped(b []byte, s string) []byte {
 // parseEntry reads what appendMember wrote, and its score.
 func parseEntry(member, score string) (Entry, error) {
 	var e Entry
-	err := json.Unmarshal([]byte(member), &e)
-	if err == nil {
-		e.Time, err = strconv.ParseInt(score, 10, 64)
+	_, rest, ok := cutField(member, `{"id":"`)
+	if ok {
+		e.Sender, rest, ok = cutField(rest, `,"sender":"`)
 	}
-	if err != nil {
+	if ok {
+		e.Text, rest, ok = cutField(rest, `,"text":"`)
+	}
+	if !ok || rest != "}" {
+		return Entry{}, ErrCorrupt
+	}
+	var err error
+	if e.Time, err = strconv.ParseInt(score, 10, 64); err != nil {
 		return Entry{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return e, nil
+}
+
+// cutField reads a string that begins after prefix and ends with a quote, as
+// appendEscaped writes it, and gives what follows. ok is false for any other.
+func cutField(s, prefix string) (value, rest string, ok bool) {
+	s, ok = strings.CutPrefix(s, prefix)
+	var unescaped []byte
+	for ok {
+		end := strings.IndexAny(s, `"\`)
+		switch {
+		case end < 0:
+			return "", "", false
+		case s[end] == '"' && unescaped == nil: // the rule: nothing is copied
+			return s[:end], s[end+1:], true
+		case s[end] == '"':
+			return string(append(unescaped, s[:end]...)), s[end+1:], true
+		}
+		unescaped = append(unescaped, s[:end]...)
+		switch s = s[end+1:]; {
+		case s != "" && (s[0] == '"' || s[0] == '\\'):
+			unescaped, s = append(unescaped, s[0]), s[1:]
+		case len(s) >= 5 && s[:3] == "u00":
+			control, err := strconv.ParseUint(s[3:5], 16, 8)
+			unescaped, s, ok = append(unescaped, byte(control)), s[5:], err == nil && control < 0x20
+		default:
+			ok = false
+		}
+	}
+	return "", "", false
 }

@@ -82,7 +82,8 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued int) (*Stor
 // Close closes the connections. What waits is sent first.
 func (s *Store) Close() error { return errors.Join(s.sends.Close(), s.pulls.Close()) }
 
-// Ping tells whether Redis answers. The error wraps ErrUnavailable.
+// Ping tells whether Redis answers. The error wraps ErrUnavailable, or is what a
+// Redis says that wants another password.
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -189,19 +190,32 @@ var durable = []struct{ name, want string }{
 	{"maxmemory-policy", "noeviction"},
 }
 
-// Undurable lists the settings of Redis by which it may lose what it
-// acknowledged, each as "name is value, not value"; none is a good sign. The
-// error is that of a Redis that does not answer or does not show its settings.
-func (s *Store) Undurable(ctx context.Context) ([]string, error) {
-	var differ []string
-	for _, d := range durable {
-		config, err := s.sends.ConfigGet(ctx, d.name).Result()
+// Durability is what the settings of Redis are by which it keeps, or loses, what
+// it acknowledged: a value by name.
+type Durability map[string]string
+
+// Weak lists the settings that may lose messages, each as "name is value, not
+// value"; none is a good sign.
+func (d Durability) Weak() []string {
+	var weak []string
+	for _, setting := range durable {
+		if got := d[setting.name]; got != setting.want {
+			weak = append(weak, fmt.Sprintf("%s is %q, not %q", setting.name, got, setting.want))
+		}
+	}
+	return weak
+}
+
+// Durability asks for the settings. The error is that of a Redis that does not
+// answer or does not show them.
+func (s *Store) Durability(ctx context.Context) (Durability, error) {
+	d := Durability{}
+	for _, setting := range durable {
+		config, err := s.sends.ConfigGet(ctx, setting.name).Result()
 		if err != nil {
 			return nil, err
 		}
-		if got := config[d.name]; got != d.want {
-			differ = append(differ, fmt.Sprintf("%s is %q, not %q", d.name, got, d.want))
-		}
+		d[setting.name] = config[setting.name]
 	}
-	return differ, nil
+	return d, nil
 }

@@ -250,12 +250,13 @@ func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
 	require.Len(t, s.all(t, chat), 1, "what was refused is not stored")
 }
 
-func TestUndurable_ListsEachSettingThatMayLoseMessages(t *testing.T) {
+func TestDurability_ListsEachSettingThatMayLoseMessages(t *testing.T) {
 	t.Parallel()
 	s := newRig(t, ownRedis(t).addr, patience)
-	differ, err := s.Undurable(t.Context())
+	settings, err := s.Durability(t.Context())
 	require.NoError(t, err)
-	require.Empty(t, differ, "as the project configures it")
+	require.Len(t, settings, 4)
+	require.Empty(t, settings.Weak(), "as the project configures it")
 
 	tests := []struct{ setting, value, differs string }{
 		{"appendonly", "no", `appendonly is "no", not "yes"`},
@@ -267,20 +268,20 @@ func TestUndurable_ListsEachSettingThatMayLoseMessages(t *testing.T) {
 	for _, test := range tests { // each adds to those before
 		s.config(t, test.setting, test.value)
 		want = append(want, test.differs)
-		differ, err := s.Undurable(t.Context())
+		settings, err := s.Durability(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, want, differ)
+		require.Equal(t, want, settings.Weak())
 	}
 }
 
-func TestUndurable_IsAnErrorWhereRedisDoesNotShowItsSettings(t *testing.T) {
+func TestDurability_IsAnErrorWhereRedisDoesNotShowItsSettings(t *testing.T) {
 	t.Parallel()
 	server := ownRedis(t)
 	admin := newRig(t, server.addr, patience)
 	require.NoError(t, admin.redis.Do(t.Context(), "ACL", "SETUSER", "im", "on", ">secret", "~chat:*", "+@all", "-config").Err())
 	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{server.addr}, Username: "im", Password: "secret"}, patience, 10)
 	s.requireWorks(t)
-	_, err := s.Undurable(t.Context())
+	_, err := s.Durability(t.Context())
 	require.ErrorContains(t, err, "NOPERM")
 }
 

@@ -23,6 +23,7 @@ type config struct {
 	Writers  int           `default:"16" help:"Writers that send, each one message at a time."`
 	Rate     int           `default:"0" help:"Messages to send a second, whether or not answers come; 0 sends as fast as the writers can."`
 	Patience time.Duration `default:"30s" help:"How long a message with an Idempotency-Key is sent again after a failure; 0 is not at all."`
+	Repeats  int           `default:"10" help:"Of a hundred acknowledged messages with an Idempotency-Key, how many are sent again."`
 	Pollers  int           `default:"4" help:"Pollers that follow the chats forward."`
 	Readers  int           `default:"2" help:"Readers that page chats backward."`
 	Seed     uint64        `default:"0" help:"Seed of what is chosen at random; 0 takes the time."`
@@ -34,7 +35,7 @@ func main() {
 	if cfg.Seed == 0 {
 		cfg.Seed = uint64(time.Now().UnixNano())
 	}
-	if cfg.Duration <= 0 || cfg.Chats <= 0 || cfg.Writers <= 0 || cfg.Rate < 0 || cfg.Patience < 0 || cfg.Pollers < 0 || cfg.Readers < 0 {
+	if cfg.Duration <= 0 || cfg.Chats <= 0 || cfg.Writers <= 0 || cfg.Rate < 0 || cfg.Patience < 0 || cfg.Repeats < 0 || cfg.Pollers < 0 || cfg.Readers < 0 {
 		fmt.Fprintln(os.Stderr, "duration, chats and writers must be more than 0, the others not negative")
 		os.Exit(2)
 	}
@@ -43,7 +44,7 @@ func main() {
 	fmt.Println("seed", cfg.Seed)
 	report, err := check.Run(ctx, check.Options{
 		URLs: cfg.URL, Duration: cfg.Duration, Chats: cfg.Chats, Writers: cfg.Writers, Rate: cfg.Rate,
-		Patience: cfg.Patience, Pollers: cfg.Pollers, Readers: cfg.Readers, Seed: cfg.Seed, Progress: os.Stdout,
+		Patience: cfg.Patience, Repeats: cfg.Repeats, Pollers: cfg.Pollers, Readers: cfg.Readers, Seed: cfg.Seed, Progress: os.Stdout,
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,0 +1,31 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestBench_MeasuresEveryLoad runs make bench's program for some seconds. Its
+// figures mean nothing here.
+func TestBench_MeasuresEveryLoad(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	program, results := filepath.Join(dir, "bench"), filepath.Join(dir, "benchmarks.md")
+	out, err := exec.Command("go", "build", "-o", program, "./cmd/bench").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	settings := "LOG_LEVEL=info,REQUEST_TIMEOUT=9s,REDIS_TIMEOUT=2500ms" // for a busy machine
+	out, err = exec.CommandContext(t.Context(), program, "--bin="+bin, "--rounds=1", "--duration=1s", "--settings="+settings, "--out="+results).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	text, err := os.ReadFile(results)
+	require.NoError(t, err)
+	for _, load := range []string{"floor", "send", "pull of ten", "one send to four pulls"} {
+		assert.Regexp(t, `(?m)^\| `+load+` \| [1-9]\d* \|`, string(text))
+	}
+	assert.Regexp(t, `(?m)^\| send \| \d+ \| 100\.00 % \|`, string(text), "open loop")
+	assert.Contains(t, string(text), "redis")
+}

@@ -1,0 +1,295 @@
+// Command bench measures the system as a whole: it starts real processes, puts
+// load on them with wrk, in rounds that alternate with the floor, a Hertz server
+// that answers nothing, and writes docs/benchmarks.md. Times are CPU times of
+// whole processes, all servers and Redis together, for each request.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/cloudwego/hertz/pkg/app"
+	"github.com/cloudwego/hertz/pkg/app/server"
+	"github.com/cloudwego/hertz/pkg/network/netpoll"
+	vegeta "github.com/tsenart/vegeta/v12/lib"
+
+	"im/e2e/stack"
+)
+
+type config struct {
+	Bin        string        `help:"Folder of the binaries; by default they are built."`
+	Rounds     int           `default:"5" help:"Rounds of each kind of load."`
+	Duration   time.Duration `default:"10s" help:"Length of a round."`
+	RPCServers int           `default:"1" name:"rpc-servers" help:"How many rpc-servers run."`
+	Settings   []string      `help:"More settings of both servers, as NAME=value, separated by commas."`
+	Out        string        `help:"File to write the results to, as Markdown; by default they are only printed."`
+
+	Run   struct{} `cmd:"" default:"withargs" hidden:""`
+	Floor struct {
+		Addr string `arg:""`
+	} `cmd:"" hidden:"" help:"Answer every request with an empty 200."`
+}
+
+//go:embed send.lua
+var sendScript string
+
+//go:embed pull.lua
+var pullScript string
+
+//go:embed mix.lua
+var mixScript string
+
+func main() {
+	var cfg config
+	parsed := kong.Parse(&cfg, kong.Description("Measures the system as a whole."))
+	if parsed.Command() == "floor <addr>" {
+		floor(cfg.Floor.Addr)
+		return
+	}
+	if err := run(context.Background(), cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// floor serves nothing, as fast as Hertz can.
+func floor(addr string) {
+	h := server.New(server.WithHostPorts(addr), server.WithTransport(netpoll.NewTransporter), server.WithDisablePrintRoute(true))
+	h.Any("/*any", func(context.Context, *app.RequestContext) {})
+	h.Spin()
+}
+
+// load is a kind of requests.
+type load struct {
+	name, script string
+	floor        bool // asks the floor, not the system
+}
+
+var loads = []load{
+	{"floor", sendScript, true},
+	{"send", sendScript, false},
+	{"pull of ten", pullScript, false},
+	{"one send to four pulls", mixScript, false},
+}
+
+// round is what one round of a load gave.
+type round struct {
+	rate     float64 // requests a second
+	p50, p99 time.Duration
+	cpu      map[string]time.Duration // for each request, by process
+}
+
+// total is the CPU time of all processes for each request.
+func (r round) total() time.Duration {
+	var sum time.Duration
+	for _, t := range r.cpu {
+		sum += t
+	}
+	return sum
+}
+
+func run(ctx context.Context, cfg config) error {
+	bin := cfg.Bin
+	if bin == "" {
+		var err error
+		if bin, err = stack.Build(ctx, ".", false, func(what string) { fmt.Println(what) }); err != nil {
+			return err
+		}
+	}
+	dir, err := os.MkdirTemp("", "im-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	s, err := stack.Start(ctx, stack.Options{
+		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
+		Settings: append([]string{"DRAIN_TIMEOUT=1s"}, cfg.Settings...),
+	})
+	if err != nil {
+		return err
+	}
+	defer s.Stop()
+	nothing := stack.Program("floor", filepath.Join(dir, "logs", "floor.log"), os.Args[0], "floor")
+	if err := nothing.Start(); err != nil {
+		return err
+	}
+	defer nothing.Kill()
+	if err := nothing.Wait(ctx); err != nil {
+		return err
+	}
+
+	scripts := map[string]string{}
+	for _, l := range loads {
+		file := filepath.Join(dir, strings.ReplaceAll(l.name, " ", "-")+".lua")
+		if err := os.WriteFile(file, []byte(l.script), 0o644); err != nil {
+			return err
+		}
+		scripts[l.name] = file
+	}
+	ask := func(l load, d time.Duration) (round, error) {
+		if l.floor {
+			return measure("http://"+nothing.Addr, scripts[l.name], d, []*stack.Process{nothing})
+		}
+		return measure(s.URL(), scripts[l.name], d, append(append([]*stack.Process{s.Redis}, s.RPCServers...), s.Gateways...))
+	}
+
+	results := map[string][]round{}
+	for i := -1; i < cfg.Rounds; i++ { // the first warms up, and fills the chats
+		for _, l := range loads {
+			r, err := ask(l, cfg.Duration)
+			if err != nil {
+				return fmt.Errorf("%s: %w", l.name, err)
+			}
+			if i >= 0 {
+				results[l.name] = append(results[l.name], r)
+				fmt.Printf("round %d  %-24s %8.0f/s  %6.1f µs  p50 %s  p99 %s\n", i+1, l.name, r.rate, micros(r.total()), r.p50, r.p99)
+			}
+		}
+	}
+	halves := map[string]*vegeta.Metrics{}
+	for _, l := range loads[1:3] {
+		halves[l.name] = half(s.URL(), l.name, int(median(results[l.name], func(r round) float64 { return r.rate })/2), cfg.Duration)
+	}
+	text := report(cfg, results, halves, s)
+	fmt.Print(text)
+	if cfg.Out == "" {
+		return nil
+	}
+	return os.WriteFile(cfg.Out, []byte(text), 0o644)
+}
+
+// measure runs wrk, one thread and 64 connections, and tells what it cost.
+func measure(url, script string, d time.Duration, processes []*stack.Process) (round, error) {
+	before := map[string]time.Duration{}
+	for _, p := range processes {
+		before[p.Name] = p.CPU()
+	}
+	out, err := exec.Command("wrk", "-t1", "-c64", fmt.Sprintf("-d%ds", max(1, int(d.Seconds()))), "--latency", "-s", script, url).CombinedOutput()
+	if err != nil {
+		return round{}, fmt.Errorf("wrk: %w\n%s", err, out)
+	}
+	if strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
+		return round{}, fmt.Errorf("requests failed:\n%s", out)
+	}
+	r := round{cpu: map[string]time.Duration{}}
+	requests := 0.0
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 2 && fields[0] == "Requests/sec:":
+			r.rate, err = strconv.ParseFloat(fields[1], 64)
+		case len(fields) == 2 && fields[0] == "50%":
+			r.p50, err = time.ParseDuration(fields[1])
+		case len(fields) == 2 && fields[0] == "99%":
+			r.p99, err = time.ParseDuration(fields[1])
+		case len(fields) > 3 && fields[1] == "requests":
+			requests, err = strconv.ParseFloat(fields[0], 64)
+		}
+		if err != nil {
+			return round{}, fmt.Errorf("wrk says %q: %w", line, err)
+		}
+	}
+	if requests == 0 {
+		return round{}, fmt.Errorf("wrk made no request:\n%s", out)
+	}
+	for _, p := range processes {
+		r.cpu[p.Name] = time.Duration(float64(p.CPU()-before[p.Name]) / requests)
+	}
+	return r, nil
+}
+
+// half asks at a fixed rate, whether or not answers come: latency means something
+// only where the system is not saturated.
+func half(url, name string, rate int, d time.Duration) *vegeta.Metrics {
+	n := 0
+	target := func(t *vegeta.Target) error {
+		n++
+		chat := fmt.Sprintf("a-%d:b-%d", n%1000, n%1000)
+		t.Method, t.URL, t.Body, t.Header = http.MethodGet, url+"/api/pull?limit=10&chat="+chat, nil, nil
+		if name == "send" {
+			t.Method, t.URL = http.MethodPost, url+"/api/send"
+			t.Body = fmt.Appendf(nil, `{"chat":%q,"text":"message %d","sender":"a-%d"}`, chat, n, n%1000)
+			t.Header = http.Header{"Content-Type": {"application/json"}}
+		}
+		return nil
+	}
+	m := new(vegeta.Metrics)
+	for r := range vegeta.NewAttacker(vegeta.Connections(64)).Attack(target, vegeta.Rate{Freq: rate, Per: time.Second}, d, name) {
+		m.Add(r)
+	}
+	m.Close()
+	return m
+}
+
+func median(rounds []round, of func(round) float64) float64 {
+	var all []float64
+	for _, r := range rounds {
+		all = append(all, of(r))
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func report(cfg config, results map[string][]round, halves map[string]*vegeta.Metrics, s *stack.Stack) string {
+	var b strings.Builder
+	commit, _ := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	kernel, _ := exec.Command("uname", "-sr").Output()
+	redis, _ := exec.Command("redis-server", "--version").Output()
+	version, _, _ := strings.Cut(strings.TrimPrefix(string(redis), "Redis server "), " sha")
+	fmt.Fprintf(&b, preface, strings.TrimSpace(string(commit)), runtime.NumCPU(), strings.TrimSpace(string(kernel)), version, cfg.RPCServers, cfg.Rounds, cfg.Duration)
+	base := median(results["floor"], func(r round) float64 { return micros(r.total()) })
+	for _, l := range loads {
+		rounds := results[l.name]
+		total := median(rounds, func(r round) float64 { return micros(r.total()) })
+		var parts []string
+		for name := range rounds[0].cpu {
+			parts = append(parts, fmt.Sprintf("%s %.1f", name, median(rounds, func(r round) float64 { return micros(r.cpu[name]) })))
+		}
+		slices.Sort(parts)
+		fmt.Fprintf(&b, "| %s | %.0f | %.1f | %.1f | %.1f | %.1f | %s |\n", l.name, median(rounds, func(r round) float64 { return r.rate }),
+			median(rounds, func(r round) float64 { return r.p50.Seconds() * 1000 }), median(rounds, func(r round) float64 { return r.p99.Seconds() * 1000 }),
+			total, total/base, strings.Join(parts, ", "))
+	}
+	b.WriteString(halfPreface)
+	for _, l := range loads[1:3] {
+		m := halves[l.name]
+		fmt.Fprintf(&b, "| %s | %.0f | %.2f %% | %.2f | %.2f | %.2f |\n", l.name, m.Rate, m.Success*100,
+			m.Latencies.P50.Seconds()*1000, m.Latencies.P95.Seconds()*1000, m.Latencies.P99.Seconds()*1000)
+	}
+	b.WriteString("\nResident memory after all of this, in MiB:")
+	for _, p := range s.Processes() {
+		fmt.Fprintf(&b, " %s %d,", p.Name, p.Memory()>>20)
+	}
+	return strings.TrimSuffix(b.String(), ",") + ".\n"
+}
+
+const preface = `# Benchmarks
+
+` + "`make bench`" + ` measures this, on one machine that also runs the load: commit %s, %d cores, %s, %s. One gateway, etcd, Redis with its
+file flushed on every write, and %d rpc-server, metrics on; wrk with one thread and 64 connections, 1,000 chats, distinct
+texts. Medians of %d rounds of %s, each kind of load after the other. CPU times are of whole processes, for each request; the floor is a Hertz server
+that answers an empty 200 to the requests of send. Machines differ: compare the ratios.
+
+| load | requests/s | p50 ms | p99 ms | CPU µs | × floor | of which, µs |
+|---|---|---|---|---|---|---|
+`
+
+const halfPreface = `
+At half of that rate, whether or not answers come (open loop):
+
+| load | requests/s | answered 200 | p50 ms | p95 ms | p99 ms |
+|---|---|---|---|---|---|
+`
