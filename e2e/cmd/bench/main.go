@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -212,9 +213,9 @@ func measure(url, script string, d time.Duration, processes []*stack.Process) (r
 // half asks at a fixed rate, whether or not answers come: latency means something
 // only where the system is not saturated.
 func half(url, name string, rate int, d time.Duration) *vegeta.Metrics {
-	n := 0
+	var asked atomic.Int64 // by several goroutines
 	target := func(t *vegeta.Target) error {
-		n++
+		n := asked.Add(1)
 		chat := fmt.Sprintf("a-%d:b-%d", n%1000, n%1000)
 		t.Method, t.URL, t.Body, t.Header = http.MethodGet, url+"/api/pull?limit=10&chat="+chat, nil, nil
 		if name == "send" {
@@ -229,6 +230,9 @@ func half(url, name string, rate int, d time.Duration) *vegeta.Metrics {
 		m.Add(r)
 	}
 	m.Close()
+	for _, err := range m.Errors[:min(5, len(m.Errors))] {
+		fmt.Println(name, err)
+	}
 	return m
 }
 
