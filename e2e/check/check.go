@@ -110,7 +110,6 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	go r.tell(sending, began)
 	r.send(sending)
-	r.pause(time.Now()) // one that lasts to the end counts too
 	took := time.Since(began)
 
 	stored, err := r.pullAll()
@@ -145,8 +144,11 @@ func (r *run) chat(n int) string { return r.member(n, false) + ":" + r.member(n,
 // send sends until ctx ends, and returns when all answers are there.
 func (r *run) send(ctx context.Context) {
 	var senders sync.WaitGroup
-	defer r.repeats.Wait()
-	defer senders.Wait()
+	defer func() {
+		senders.Wait()
+		r.pause(time.Now()) // one that lasts to the end counts too
+		r.repeats.Wait()
+	}()
 	if r.Rate == 0 {
 		for w := range r.Writers {
 			random := r.random(uint64(w))
