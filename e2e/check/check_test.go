@@ -23,6 +23,7 @@ type liar struct {
 	messages map[string][]map[string]any // of a chat
 	sends    int
 	pulls    int
+	shown    int // how many messages there were at the last pull
 
 	store func(l *liar, sends int, chat string, m map[string]any) // nil appends
 	show  func(l *liar, pulls, cursor int, page []map[string]any, reverse bool) []map[string]any
@@ -66,6 +67,7 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	q := r.URL.Query()
 	there := slices.Clone(l.messages[q.Get("chat")])
+	l.shown = len(there)
 	total, cursor, reverse := len(there), number(q.Get("cursor")), q.Get("reverse") == "true"
 	if reverse {
 		if pin := number(q.Get("total")); pin > 0 && pin < total {
@@ -116,10 +118,12 @@ func lies() map[string]struct {
 		}
 	}
 	swapped := newLiar()
+	done := false
 	swapped.store = func(l *liar, sends int, chat string, m map[string]any) {
 		l.append(chat, m)
-		if n := len(l.messages[chat]); sends == lie {
+		if n := len(l.messages[chat]); sends >= lie && n-2 >= l.shown && !done { // so that nobody saw them in order
 			l.messages[chat][n-1], l.messages[chat][n-2] = l.messages[chat][n-2], l.messages[chat][n-1]
+			done = true
 		}
 	}
 	future := newLiar()
