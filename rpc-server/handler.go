@@ -40,9 +40,11 @@ func (h *handler) Pull(ctx context.Context, req *rpc.PullRequest) (*rpc.PullResp
 	resp := &rpc.PullResponse{Code: code, Msg: msg}
 	if err == nil {
 		resp.HasMore, resp.NextCursor, resp.Total = &page.HasMore, &page.NextCursor, &page.Total
+		messages := make([]rpc.Message, len(page.Entries)) // at once: one by one they cost more
 		resp.Messages = make([]*rpc.Message, len(page.Entries))
 		for i, e := range page.Entries {
-			resp.Messages[i] = &rpc.Message{Chat: req.Chat, Text: e.Text, Sender: e.Sender, SendTime: e.Time / 1e6}
+			messages[i] = rpc.Message{Chat: req.Chat, Text: e.Text, Sender: e.Sender, SendTime: e.Time / 1e6}
+			resp.Messages[i] = &messages[i]
 		}
 	}
 	return resp, nil

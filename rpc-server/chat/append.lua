@@ -9,7 +9,7 @@ local score = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if not score then
   local now = redis.call('TIME')
   score = now[1] * 1000000 + now[2]
-  local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+  local last = redis.call('ZRANGE', KEYS[1], 0, 0, 'REV', 'WITHSCORES')
   if last[2] then
     score = math.max(score, last[2] + 1)
   end

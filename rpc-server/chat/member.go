@@ -2,7 +2,6 @@ package chat
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -61,8 +60,13 @@ func parseEntry(member, score string) (Entry, error) {
 		return Entry{}, ErrCorrupt
 	}
 	var err error
-	if e.Time, err = strconv.ParseInt(score, 10, 64); err != nil {
-		return Entry{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if e.Time, err = strconv.ParseInt(score, 10, 64); err == nil {
+		return e, nil
+	}
+	micros, err := strconv.ParseFloat(score, 64) // Redis writes an exponent where that is shorter
+	e.Time = int64(micros)
+	if err != nil || float64(e.Time) != micros {
+		return Entry{}, ErrCorrupt
 	}
 	return e, nil
 }

@@ -39,9 +39,9 @@ func newMetrics() *metrics {
 // Collectors gives what is to be known of the store's work, for a registry of
 // Prometheus.
 func (s *Store) Collectors() []prometheus.Collector {
-	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for their pipeline."},
-		func() float64 { return float64(s.queue.Len()) })
-	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, queue, pools{s}}
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for their pipeline."},
+		func() float64 { return float64(s.appends.Len()) })
+	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, waiting, pools{s}}
 }
 
 // hook is what measures the round trips of a client.
@@ -102,7 +102,12 @@ func (p pools) Describe(descs chan<- *prometheus.Desc) {
 
 func (p pools) Collect(metrics chan<- prometheus.Metric) {
 	for name, client := range map[string]redis.UniversalClient{"sends": p.sends, "pulls": p.pulls} {
-		stats := client.PoolStats()
+		stats := *client.PoolStats()
+		if queued := stats.PipelineStats; queued != nil { // of the connections that the queue has
+			stats.IdleConns += queued.IdleConns
+			stats.TotalConns += queued.TotalConns
+			stats.Timeouts += queued.Timeouts
+		}
 		metrics <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(stats.IdleConns), name, "idle")
 		metrics <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(stats.TotalConns-stats.IdleConns), name, "used")
 		metrics <- prometheus.MustNewConstMetric(poolTimeouts, prometheus.CounterValue, float64(stats.Timeouts), name)

@@ -2,7 +2,8 @@
 -- KEYS[1]: the room's sorted set. ARGV: cursor, limit, whether to go in reverse
 -- ('1' or '0'), total (0: none), the most bytes of members.
 -- Gives {total, member, score, member, score, ...}: total is the number of
--- messages or, in reverse, the one that positions are counted back from.
+-- messages or, in reverse, the one that positions are counted back from. Scores
+-- leave as Redis writes them, which is exact.
 --
 -- It reads in chunks and ends before the bytes run over, but not before the
 -- first message, so that no call holds Redis for long.
@@ -36,7 +37,7 @@ while first <= last do
       return page
     end
     page[#page + 1] = chunk[i]
-    page[#page + 1] = string.format('%.0f', tonumber(chunk[i + 1]))
+    page[#page + 1] = chunk[i + 1]
   end
   first = stop + 1
 end

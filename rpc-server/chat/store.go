@@ -30,6 +30,14 @@ var ErrUnavailable = errors.New("redis is unavailable")
 // errSlow is why a call's context ends when Redis took its whole timeout.
 var errSlow = errors.New("no answer within the timeout")
 
+const (
+	// sharedLimit is the most messages that a page may ask for which is read along
+	// with others, and sharedBytes how many bytes of members it may turn out to have.
+	// A larger one is read over a connection of its own, so that none waits for it.
+	sharedLimit = 100
+	sharedBytes = 64 << 10
+)
+
 //go:embed append.lua
 var appendLua string
 
@@ -37,9 +45,12 @@ var appendLua string
 var pageLua string
 
 var (
-	appendScript = redis.NewScript(appendLua)
-	pageScript   = redis.NewScript(pageLua)
+	appendScript = script{appendLua, redis.NewScript(appendLua).Hash()}
+	pageScript   = script{pageLua, redis.NewScript(pageLua).Hash()}
 )
+
+// script is one that Redis keeps under its hash, until it is restarted.
+type script struct{ source, hash string }
 
 // Spans of the calls to Redis, of which a send shares its pipeline with others.
 var (
@@ -53,17 +64,17 @@ type Store struct {
 	timeout time.Duration
 	// Sends and pulls have a client each, so that a large page never delays a send.
 	sends, pulls redis.UniversalClient
-	// queue lets concurrent sends share a pipeline, and so one flush of Redis's
-	// append-only file. A batch whose connection breaks is sent again: only what
-	// may run twice may ride in it.
-	queue   *redis.AutoPipeliner
-	metrics *metrics
+	// appends and pages let concurrent calls share a pipeline, and so a system call
+	// and, of appends, one flush of Redis's append-only file. A batch whose connection
+	// breaks is sent again: only what may run twice may ride in it.
+	appends, pages queue
+	metrics        *metrics
 }
 
 // Open prepares a store in the Redis that o leads to. Each call, and each read and
-// write of a connection, may take timeout; at most maxQueued messages wait for
-// their turn, and more are refused with ErrUnavailable. Open does not wait for
-// Redis; Ping tells whether it answers.
+// write of a connection, may take timeout; at most maxQueued messages, and as many
+// pages, wait for their turn, and more are refused with ErrUnavailable. Open does
+// not wait for Redis; Ping tells whether it answers.
 func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued int) (*Store, error) {
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
@@ -71,12 +82,23 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued int) (*Stor
 	s := &Store{timeout: timeout, sends: redis.NewUniversalClient(&o), pulls: redis.NewUniversalClient(&o), metrics: newMetrics()}
 	s.sends.AddHook(hook{"sends", s.metrics})
 	s.pulls.AddHook(hook{"pulls", s.metrics})
-	queue, err := s.sends.AsyncAutoPipelineWithOptions(&redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued})
+	var err error
+	shared := &redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued}
+	if s.appends.AutoPipeliner, err = s.sends.AsyncAutoPipelineWithOptions(shared); err == nil {
+		s.pages.AutoPipeliner, err = s.pulls.AsyncAutoPipelineWithOptions(shared)
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.queue = queue
 	return s, nil
+}
+
+// queue sends commands along with those of other callers.
+type queue struct{ *redis.AutoPipeliner }
+
+// Process gives up when ctx ends; the command may be executed nevertheless.
+func (q queue) Process(ctx context.Context, cmd redis.Cmder) error {
+	return q.Submit(ctx, cmd).WaitContext(ctx)
 }
 
 // Close closes the connections. What waits is sent first.
@@ -101,25 +123,27 @@ func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
 	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	key, member := m.room.key(), appendMember(nil, m)
-	reply, err := s.enqueue(ctx, "evalsha", appendScript.Hash(), 1, key, member)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		reply, err = s.enqueue(ctx, "eval", appendLua, 1, key, member)
-	}
+	reply, err := eval(ctx, s.appends, redis.NewStringCmd, appendScript, m.room.key(), appendMember(nil, m))
 	if err != nil {
 		return 0, failure(ctx, err)
 	}
-	return strconv.ParseInt(reply, 10, 64)
+	return strconv.ParseInt(reply.Val(), 10, 64)
 }
 
-// enqueue sends a command along with those of other callers. It gives up when
-// ctx ends; the command may be executed nevertheless.
-func (s *Store) enqueue(ctx context.Context, args ...any) (string, error) {
-	cmd := redis.NewCmd(ctx, args...)
-	if err := s.queue.Submit(ctx, cmd).WaitContext(ctx); err != nil {
-		return "", err
+// executor is a client of Redis, or a queue of one.
+type executor interface {
+	Process(context.Context, redis.Cmder) error
+}
+
+// eval runs a script, which Redis may not know yet.
+func eval[Cmd redis.Cmder](ctx context.Context, on executor, newCmd func(context.Context, ...any) Cmd, s script, key string, args ...any) (Cmd, error) {
+	cmd := newCmd(ctx, append([]any{"evalsha", s.hash, 1, key}, args...)...)
+	err := on.Process(ctx, cmd)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		cmd = newCmd(ctx, append([]any{"eval", s.source, 1, key}, args...)...)
+		err = on.Process(ctx, cmd)
 	}
-	return cmd.Text()
+	return cmd, err
 }
 
 // Page reads what q asks for, at one instant. The error wraps ErrUnavailable, is
@@ -129,11 +153,23 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	reply, err := pageScript.Run(ctx, s.pulls, []string{q.room.key()},
-		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), MaxPageBytes).StringSlice()
+	if q.limit <= sharedLimit {
+		p, err := s.page(ctx, q, s.pages, sharedBytes)
+		if err != nil || int64(len(p.Entries)) == q.limit || !p.HasMore {
+			return p, err
+		}
+	}
+	return s.page(ctx, q, s.pulls, MaxPageBytes)
+}
+
+// page reads at most most bytes of members, but at least one.
+func (s *Store) page(ctx context.Context, q Query, on executor, most int) (Page, error) {
+	cmd, err := eval(ctx, on, redis.NewStringSliceCmd, pageScript, q.room.key(),
+		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), most)
 	if err != nil {
 		return Page{}, failure(ctx, err)
 	}
+	reply := cmd.Val()
 	p := Page{Entries: make([]Entry, 0, len(reply)/2)}
 	if p.Total, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
 		return Page{}, err

@@ -298,7 +298,7 @@ func TestPage_HoldsRedisForAMomentOnly(t *testing.T) {
 	// measured. It gives the number of messages and what the slow log has of it.
 	page := func(cursor, limit int, reverse bool) (entries int, slow []time.Duration) {
 		require.NoError(t, s.redis.Do(t.Context(), "SLOWLOG", "RESET").Err())
-		reply, err := pageScript.Run(t.Context(), s.redis, []string{"chat:" + chat}, cursor, limit, reverse, 0, MaxPageBytes).StringSlice()
+		reply, err := redis.NewScript(pageLua).Run(t.Context(), s.redis, []string{"chat:" + chat}, cursor, limit, reverse, 0, MaxPageBytes).StringSlice()
 		require.NoError(t, err)
 		log, err := s.redis.SlowLogGet(t.Context(), -1).Result()
 		require.NoError(t, err)

@@ -429,6 +429,20 @@ func TestStore_GoesOnWhenRedisForgetsTheScripts(t *testing.T) {
 	})
 }
 
+func TestPage_IsWholeHoweverManyBytesItHas(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, s rig) {
+		chat := newChat()
+		s.fill(t, chat, 10, func(int) string { return a(sharedBytes / 4) })
+		for _, reverse := range []bool{false, true} {
+			page, err := s.Page(t.Context(), query(t, chat, 0, 9, reverse, 0))
+			require.NoError(t, err)
+			assert.Len(t, page.Entries, 9)
+			assert.True(t, page.HasMore)
+		}
+	})
+}
+
 func TestPage_OfForeignDataIsCorrupt(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ score, member string }{
@@ -447,6 +461,7 @@ func TestPage_OfForeignDataIsCorrupt(t *testing.T) {
 		"a short escape":  {"1763990000000000", `{"id":"k","sender":"ann","text":"\n"}`},
 		"a cut escape":    {"1763990000000000", `{"id":"k","sender":"ann","text":"\u000`},
 		"no hex":          {"1763990000000000", `{"id":"k","sender":"ann","text":"\u00+1"}`},
+		"half a score":    {"1763990000000000.5", `{"id":"k","sender":"ann","text":"hello"}`},
 		"endless score":   {"inf", `{"id":"k","sender":"ann","text":"hello"}`},
 		"endlessly early": {"-inf", `{"id":"k","sender":"ann","text":"hello"}`},
 	}
