@@ -114,14 +114,16 @@ func TestStop_AGatewayTellsThatItLeavesAndServesOn(t *testing.T) {
 	assert.Zero(t, gateway.ExitCode())
 }
 
-// TestAdmin_IsTheSameInBothServers keeps the two copies from drifting apart: each
+// TestServers_ShareTheirCopies keeps what stands in both from drifting apart: each
 // server builds from its own folder alone.
-func TestAdmin_IsTheSameInBothServers(t *testing.T) {
-	gateway, err := os.ReadFile("../http-server/admin.go")
-	require.NoError(t, err)
-	rpcServer, err := os.ReadFile("../rpc-server/admin.go")
-	require.NoError(t, err)
-	assert.Equal(t, string(gateway), string(rpcServer))
+func TestServers_ShareTheirCopies(t *testing.T) {
+	for _, name := range []string{"admin.go", "netpoll.go"} {
+		gateway, err := os.ReadFile("../http-server/" + name)
+		require.NoError(t, err)
+		rpcServer, err := os.ReadFile("../rpc-server/" + name)
+		require.NoError(t, err)
+		assert.Equal(t, string(gateway), string(rpcServer), name)
+	}
 }
 
 func TestAdmin_ServesHealthAndProfilesOnlyWhenWanted(t *testing.T) {

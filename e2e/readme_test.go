@@ -100,5 +100,5 @@ func TestSettings_SharedNamesMeanTheSame(t *testing.T) {
 			shared = append(shared, s.name)
 		}
 	}
-	assert.ElementsMatch(t, []string{"PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS", "MAX_IN_FLIGHT", "LEAVE_WAIT", "DRAIN_TIMEOUT"}, shared)
+	assert.ElementsMatch(t, []string{"PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS", "MAX_IN_FLIGHT", "LEAVE_WAIT", "DRAIN_TIMEOUT", "GOGC"}, shared)
 }

@@ -29,13 +29,15 @@ type balancer struct {
 	turn     atomic.Uint64
 	records  sync.Map               // of address, *record
 	attempts *prometheus.CounterVec // by outcome
+	answered prometheus.Counter     // of attempts
+	failed   prometheus.Counter     // of attempts
 }
 
 func newBalancer() *balancer {
 	b := &balancer{attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "rpc_client_attempts_total", Help: "Attempts at an rpc-server: a call takes up to three.",
 	}, []string{"outcome"})}
-	b.attempts.WithLabelValues("failed") // so that a rate has a 0 to begin with
+	b.answered, b.failed = b.attempts.WithLabelValues("answered"), b.attempts.WithLabelValues("failed")
 	return b
 }
 
@@ -67,13 +69,13 @@ func (b *balancer) record(address string) *record {
 func (b *balancer) observe(next endpoint.Endpoint) endpoint.Endpoint {
 	return func(ctx context.Context, req, resp any) error {
 		err := next(ctx, req, resp)
+		if err == nil {
+			b.answered.Inc()
+		} else {
+			b.failed.Inc()
+		}
 		address := rpcinfo.GetRPCInfo(ctx).To().Address().String()
 		b.record(address).add(address, err)
-		if err == nil {
-			b.attempts.WithLabelValues("answered").Inc()
-		} else {
-			b.attempts.WithLabelValues("failed").Inc()
-		}
 		return err
 	}
 }

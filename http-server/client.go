@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/cloudwego/kitex/client"
+	"github.com/cloudwego/kitex/client/callopt"
 	"github.com/cloudwego/kitex/pkg/circuitbreak"
-	"github.com/cloudwego/kitex/pkg/connpool"
 	"github.com/cloudwego/kitex/pkg/discovery"
+	"github.com/cloudwego/kitex/pkg/endpoint"
 	"github.com/cloudwego/kitex/pkg/loadbalance/lbcache"
+	"github.com/cloudwego/kitex/pkg/remote/trans/netpollmux"
 	"github.com/cloudwego/kitex/pkg/retry"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
-	"github.com/cloudwego/kitex/pkg/transmeta"
 	"github.com/cloudwego/kitex/pkg/utils"
 	"github.com/cloudwego/kitex/transport"
 	etcd "github.com/kitex-contrib/registry-etcd"
@@ -36,11 +37,20 @@ const (
 )
 
 // rpcServers is the client that all requests share, with what it knows of the
-// rpc-servers.
+// rpc-servers. Sends and pulls have connections of their own, so that a large page
+// never delays a send.
 type rpcServers struct {
-	imservice.Client
-	resolver *resolver
-	balancer *balancer
+	sends, pulls imservice.Client
+	resolver     *resolver
+	balancer     *balancer
+}
+
+func (s *rpcServers) Send(ctx context.Context, req *rpc.SendRequest, options ...callopt.Option) (*rpc.SendResponse, error) {
+	return s.sends.Send(ctx, req, options...)
+}
+
+func (s *rpcServers) Pull(ctx context.Context, req *rpc.PullRequest, options ...callopt.Option) (*rpc.PullResponse, error) {
+	return s.pulls.Pull(ctx, req, options...)
 }
 
 // dial needs neither etcd nor an rpc-server yet.
@@ -56,35 +66,68 @@ func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Durat
 	}
 	s := &rpcServers{resolver: newResolver(inner), balancer: newBalancer()}
 	go s.resolver.watch(ctx)
-	s.Client, err = newClient(s.resolver, s.balancer, attemptTimeout, more...)
+	if s.sends, err = newClient(s.resolver, s.balancer, attemptTimeout, more...); err != nil {
+		return nil, err
+	}
+	s.pulls, err = newClient(s.resolver, s.balancer, attemptTimeout, more...)
 	return s, err
 }
 
 // newClient calls the rpc-servers that r knows. Each attempt of a call gets
-// attemptTimeout. A call that fails in transport, or at an rpc-server that is
-// unavailable, is tried twice more, which is safe since every send has a key.
+// attemptTimeout, all of them end with the call's budget. A call that fails in
+// transport, or at an rpc-server that is unavailable, is tried twice more, which is
+// safe since every send has a key.
+//
+// All calls to an rpc-server share one connection: what many write at a time goes
+// out, and comes in, by one system call.
 func newClient(r discovery.Resolver, b *balancer, attemptTimeout time.Duration, more ...client.Option) (imservice.Client, error) {
 	again := retry.AllErrorRetry()
 	again.RespRetryWithCtx = func(_ context.Context, resp any, _ rpcinfo.RPCInfo) bool {
 		answer, ok := resp.(utils.KitexResult).GetResult().(answered)
 		return ok && answer.GetCode() == int32(rpc.Code_UNAVAILABLE)
 	}
+	shared := &pool{attemptTimeout: attemptTimeout}
 	return imservice.NewClient(service, append(more,
+		client.WithMiddleware(within(attemptTimeout)),
 		client.WithResolver(r),
 		client.WithLoadBalancer(b, &lbcache.Options{RefreshInterval: refresh, ExpireInterval: time.Hour}),
 		client.WithInstanceMW(b.observe),
-		client.WithLongConnection(connpool.IdleConfig{MaxIdlePerAddress: 256, MaxIdleGlobal: 4096, MaxIdleTimeout: time.Minute}),
+		client.WithInstanceMW(shared.observe),
+		client.WithConnPool(shared),
+		client.WithTransHandlerFactory(sharedTransport{netpollmux.NewCliTransHandlerFactory()}),
+		client.WithTransportProtocol(transport.TTHeader),
 		client.WithConnectTimeout(attemptTimeout/2), // leaves time for another instance
-		client.WithRPCTimeout(attemptTimeout),
 		client.WithFailureRetry(retry.NewFailurePolicyWithResultRetry(again)),
 		// A breaker that is told nothing stays closed. Kitex's own would give up
 		// retries while most attempts fail, which is when they are needed: the
 		// request's deadline, three attempts and the balancer are bounds enough.
 		client.WithRetryContainer(retry.NewRetryContainer(retry.WithContainerCBSuite(circuitbreak.NewCBSuite(circuitbreak.RPCInfo2Key)))),
-		// The header carries the request's id, and the trace's.
-		client.WithTransportProtocol(transport.TTHeader),
-		client.WithMetaHandler(transmeta.ClientTTHeaderHandler),
 	)...)
+}
+
+// budgetKey is under which a context has the time.Time at which the call must end.
+type budgetKey struct{}
+
+// withBudget gives a call as long as d. It is no deadline of the context: for one
+// that ends, Kitex makes each call in another goroutine.
+func withBudget(ctx context.Context, d time.Duration) context.Context {
+	return context.WithValue(ctx, budgetKey{}, time.Now().Add(d))
+}
+
+// within is the middleware that ends an attempt after timeout, or when the call's
+// budget is used up.
+func within(timeout time.Duration) endpoint.Middleware {
+	return func(next endpoint.Endpoint) endpoint.Endpoint {
+		return func(ctx context.Context, req, resp any) error {
+			end := time.Now().Add(timeout)
+			if budget, ok := ctx.Value(budgetKey{}).(time.Time); ok && budget.Before(end) {
+				end = budget
+			}
+			ctx, cancel := context.WithDeadline(ctx, end)
+			defer cancel()
+			return next(ctx, req, resp)
+		}
+	}
 }
 
 // resolver gives the rpc-servers that etcd named last: while etcd is away, calls
@@ -167,7 +210,7 @@ func (r *resolver) watch(ctx context.Context) {
 // reach asks whether an rpc-server answers: it wants a page of no chat, to which
 // any Code is a sign of life.
 func (s *rpcServers) reach(ctx context.Context) error {
-	_, err := s.Pull(ctx, &rpc.PullRequest{})
+	_, err := s.Pull(withBudget(context.WithoutCancel(ctx), lookTimeout), &rpc.PullRequest{})
 	return err
 }
 

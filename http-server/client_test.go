@@ -3,11 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cloudwego/kitex/pkg/discovery"
+	"github.com/cloudwego/kitex/pkg/kerrors"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/server"
 	"github.com/stretchr/testify/assert"
@@ -50,15 +53,102 @@ func TestClient_AFrozenOrDeadServerCostsNoCall(t *testing.T) {
 	for range 20 {
 		calls.Go(func() {
 			for range 20 {
-				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-				_, err := client.Send(ctx, &rpc.SendRequest{Message: &rpc.Message{}})
-				cancel()
+				_, err := client.Send(withBudget(t.Context(), 3*time.Second), &rpc.SendRequest{Message: &rpc.Message{}})
 				assert.NoError(t, err)
 			}
 		})
 	}
 	calls.Wait()
 	assert.Len(t, b.sends, 400)
+}
+
+// TestClient_DialsAgainWhereAConnectionIsDead has an rpc-server that is reached by a
+// way which swallows all that the first connection says, and lets the next through.
+func TestClient_DialsAgainWhereAConnectionIsDead(t *testing.T) {
+	way, b, swallowed := listen(t), newBackend(), make(chan bool)
+	defer way.Close()
+	behind := serveRPC(t, b)
+	go func() {
+		for first := true; ; first = false {
+			conn, err := way.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if first {
+					close(swallowed)
+					io.Copy(io.Discard, conn)
+					return
+				}
+				server, err := net.Dial("tcp", behind)
+				if err != nil {
+					return
+				}
+				defer server.Close()
+				go io.Copy(conn, server)
+				io.Copy(server, conn)
+			}()
+		}
+	}()
+	servers := &rpcServers{balancer: newBalancer()}
+	var err error
+	servers.sends, err = newClient(static{way.Addr().String()}, servers.balancer, time.Second)
+	require.NoError(t, err)
+	servers.pulls, err = newClient(static{way.Addr().String()}, servers.balancer, time.Second)
+	require.NoError(t, err)
+
+	lost := make(chan error)
+	go func() {
+		_, err := servers.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
+		lost <- err
+	}()
+	<-swallowed
+	for waiting := true; waiting; { // the connection that pulls have is well
+		_, err := servers.Pull(t.Context(), &rpc.PullRequest{})
+		require.NoError(t, err)
+		select {
+		case err := <-lost:
+			require.ErrorIs(t, err, kerrors.ErrRPCTimeout, "three attempts")
+			waiting = false
+		case <-time.After(10 * time.Millisecond):
+		}
+		<-b.pulls
+	}
+	_, err = servers.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
+	require.NoError(t, err)
+}
+
+// TestClient_AnAttemptEndsWithTheBudget has an rpc-server that never answers.
+func TestClient_AnAttemptEndsWithTheBudget(t *testing.T) {
+	b := newBackend()
+	b.hold = make(chan struct{})
+	defer close(b.hold)
+	client, err := newClient(static{serveRPC(t, b)}, newBalancer(), time.Hour)
+	require.NoError(t, err)
+	_, err = client.Send(withBudget(t.Context(), 100*time.Millisecond), &rpc.SendRequest{Message: &rpc.Message{}})
+	require.ErrorIs(t, err, kerrors.ErrRPCTimeout)
+}
+
+// TestClient_WaitingForNoAnswerIsLate has calls of an rpc-server that never answers
+// begin one after the other, so that connections close under some of them.
+func TestClient_WaitingForNoAnswerIsLate(t *testing.T) {
+	b := newBackend()
+	b.hold = make(chan struct{})
+	defer close(b.hold)
+	client, err := newClient(static{serveRPC(t, b)}, newBalancer(), 100*time.Millisecond)
+	require.NoError(t, err)
+	late := make(chan error)
+	for range 16 {
+		go func() {
+			_, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
+			late <- err
+		}()
+		time.Sleep(25 * time.Millisecond)
+	}
+	for range 16 {
+		assert.ErrorIs(t, <-late, kerrors.ErrRPCTimeout)
+	}
 }
 
 // serveRPC starts an rpc-server and gives its address.

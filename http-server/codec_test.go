@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -317,4 +318,34 @@ func BenchmarkDecode(b *testing.B) {
 			}
 		}
 	})
+}
+
+func BenchmarkDecodeQuery(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		var req api.PullRequest
+		if err := decodeQuery("chat=jack:marcus&limit=20&reverse=true", &req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkEncode writes a page of ten.
+func BenchmarkEncode(b *testing.B) {
+	page := &api.PullResponse{HasMore: true, NextCursor: 10, Total: 100}
+	for range 10 {
+		page.Messages = append(page.Messages, &api.Message{Chat: "jack:marcus", Text: "How about lunch at noon?", Sender: "jack", SendTime: 1795563323})
+	}
+	for _, accept := range []string{"application/json", "application/x-protobuf"} {
+		b.Run(accept, func(b *testing.B) {
+			var c app.RequestContext
+			c.Request.Header.Set("Accept", accept)
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := encode(&c, page); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -28,6 +28,8 @@ type config struct {
 	LeaveWait    time.Duration `default:"2s" help:"How long to serve on, no longer ready, when stopping, so that every balancer in front has noticed."`
 	DrainTimeout time.Duration `default:"5s" help:"How long to wait, when stopping, for connections that are open."`
 
+	GCPercent int `name:"gogc" default:"400" help:"How far the heap may grow before it is collected, in percent of what is live (Go's GOGC). Nine tenths of the container's memory are a bound, or GOMEMLIMIT where that is set."`
+
 	Serve       struct{} `cmd:"" default:"withargs" hidden:""`
 	Healthcheck struct{} `cmd:"" help:"Ask a running http-server whether it is ready; exit 0 or 1."`
 
@@ -57,7 +59,7 @@ func parseConfig(args []string) (config, error) {
 
 func (c *config) check() error {
 	for name, n := range map[string]int64{
-		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REQUEST_TIMEOUT": int64(c.RequestTimeout), "MAX_IN_FLIGHT": int64(c.MaxInFlight), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
+		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REQUEST_TIMEOUT": int64(c.RequestTimeout), "MAX_IN_FLIGHT": int64(c.MaxInFlight), "DRAIN_TIMEOUT": int64(c.DrainTimeout), "GOGC": int64(c.GCPercent),
 	} {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be more than 0", name)

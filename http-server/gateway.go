@@ -87,8 +87,10 @@ func (g *gateway) pull(ctx context.Context, c *app.RequestContext) error {
 		NextCursor: resp.GetNextCursor(),
 		Total:      resp.GetTotal(),
 	}
+	messages := make([]api.Message, len(resp.Messages)) // at once: one by one they cost more
 	for i, m := range resp.Messages {
-		page.Messages[i] = &api.Message{Chat: m.Chat, Text: m.Text, Sender: m.Sender, SendTime: m.SendTime}
+		page.Messages[i] = &messages[i]
+		messages[i].Chat, messages[i].Text, messages[i].Sender, messages[i].SendTime = m.Chat, m.Text, m.Sender, m.SendTime
 	}
 	return encode(c, page)
 }
@@ -105,13 +107,11 @@ func idempotencyKey(c *app.RequestContext) (string, error) {
 	return "", badRequest("Idempotency-Key: is given more than once")
 }
 
-// handle makes a route of f: it sets the request's deadline, and answers with
-// the problem that f gives.
+// handle makes a route of f: it sets the request's budget, and answers with the
+// problem that f gives.
 func (g *gateway) handle(f func(context.Context, *app.RequestContext) error) app.HandlerFunc {
 	return func(ctx context.Context, c *app.RequestContext) {
-		ctx, cancel := context.WithTimeout(ctx, g.timeout)
-		defer cancel()
-		if err := f(ctx, c); err != nil {
+		if err := f(withBudget(ctx, g.timeout), c); err != nil {
 			refuse(ctx, c, err)
 		}
 	}

@@ -10,12 +10,15 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/cloudwego/hertz/pkg/app/server"
-	"github.com/cloudwego/hertz/pkg/network/netpoll"
+	hertznetpoll "github.com/cloudwego/hertz/pkg/network/netpoll"
 	"github.com/cloudwego/kitex/client"
+	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -40,6 +43,10 @@ func run(ctx context.Context, args []string) error {
 		return healthcheck(cfg.AdminListen)
 	}
 	logLevel.Set(cfg.LogLevel)
+	debug.SetGCPercent(cfg.GCPercent)
+	if _, err := memlimit.Set(); err != nil {
+		slog.Debug("the heap has no limit", "err", err)
+	}
 
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -53,6 +60,9 @@ func run(ctx context.Context, args []string) error {
 		traced = append(traced, client.WithMiddleware(traceCall))
 	}
 
+	if err := netpoll.Configure(netpoll.Config{Runner: runNetpoll, LoadBalance: netpoll.RoundRobin}); err != nil {
+		return err
+	}
 	servers, err := dial(running, cfg.EtcdEndpoints, cfg.RequestTimeout/3, traced...)
 	if err != nil {
 		return err
@@ -102,7 +112,7 @@ func run(ctx context.Context, args []string) error {
 func newServer(listener net.Listener, drain time.Duration) *server.Hertz {
 	return server.New(
 		server.WithListener(listener),
-		server.WithTransport(netpoll.NewTransporter),
+		server.WithTransport(hertznetpoll.NewTransporter),
 		server.WithExitWaitTime(drain),
 		server.WithStreamBody(true), // the gateway reads bodies, and says itself when one is too large
 		server.WithDisablePreParseMultipartForm(true),

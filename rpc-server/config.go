@@ -36,6 +36,8 @@ type config struct {
 	LeaveWait    time.Duration `default:"2s" help:"How long to serve on after leaving etcd, so that every gateway has noticed."`
 	DrainTimeout time.Duration `default:"5s" help:"How long to wait, when stopping, for calls that are under way."`
 
+	GCPercent int `name:"gogc" default:"400" help:"How far the heap may grow before it is collected, in percent of what is live (Go's GOGC). Nine tenths of the container's memory are a bound, or GOMEMLIMIT where that is set."`
+
 	Serve       struct{} `cmd:"" default:"withargs" hidden:""`
 	Healthcheck struct{} `cmd:"" help:"Ask a running rpc-server whether it is ready; exit 0 or 1."`
 
@@ -68,7 +70,7 @@ func (c *config) check() error {
 		return fmt.Errorf("ADVERTISE: %w", err)
 	}
 	for name, n := range map[string]int64{
-		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REDIS_TIMEOUT": int64(c.RedisTimeout), "REDIS_QUEUE": int64(c.RedisQueue), "MAX_IN_FLIGHT": int64(c.MaxInFlight), "DRAIN_TIMEOUT": int64(c.DrainTimeout),
+		"MAX_TEXT_BYTES": int64(c.MaxTextBytes), "REDIS_TIMEOUT": int64(c.RedisTimeout), "REDIS_QUEUE": int64(c.RedisQueue), "MAX_IN_FLIGHT": int64(c.MaxInFlight), "DRAIN_TIMEOUT": int64(c.DrainTimeout), "GOGC": int64(c.GCPercent),
 	} {
 		if n <= 0 {
 			return fmt.Errorf("%s: must be more than 0", name)

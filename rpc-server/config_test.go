@@ -18,7 +18,7 @@ import (
 var variables = []string{
 	"LISTEN", "ADVERTISE", "ADMIN_LISTEN", "PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS",
 	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_TIMEOUT", "REDIS_QUEUE", "MAX_IN_FLIGHT",
-	"LEAVE_WAIT", "DRAIN_TIMEOUT",
+	"LEAVE_WAIT", "DRAIN_TIMEOUT", "GOGC",
 }
 
 // setenv sets these variables alone, as long as the test runs.
@@ -47,6 +47,7 @@ func defaults() *config {
 		MaxInFlight:   1000,
 		LeaveWait:     2 * time.Second,
 		DrainTimeout:  5 * time.Second,
+		GCPercent:     400,
 		command:       "serve",
 	}
 }
@@ -79,6 +80,7 @@ func TestParseConfig_EachSettingIsAFlagAndAVariable(t *testing.T) {
 		"max in flight":       {"--max-in-flight", "MAX_IN_FLIGHT", "1", func(c *config) { c.MaxInFlight = 1 }},
 		"leave wait":          {"--leave-wait", "LEAVE_WAIT", "0s", func(c *config) { c.LeaveWait = 0 }},
 		"drain timeout":       {"--drain-timeout", "DRAIN_TIMEOUT", "1ns", func(c *config) { c.DrainTimeout = 1 }},
+		"gogc":                {"--gogc", "GOGC", "100", func(c *config) { c.GCPercent = 100 }},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

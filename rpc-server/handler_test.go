@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/server"
+	"github.com/cloudwego/kitex/transport"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
@@ -42,7 +44,7 @@ type rig struct {
 	redis   *miniredis.Miniredis
 }
 
-func newRig(t *testing.T) rig {
+func newRig(t testing.TB) rig {
 	t.Helper()
 	h, standIn := newHandler(t)
 	r := rig{connect(t, h), h, standIn}
@@ -51,13 +53,32 @@ func newRig(t *testing.T) rig {
 }
 
 // connect serves h and gives a client of it.
-func connect(t *testing.T, h *handler) imservice.Client {
+func connect(t testing.TB, h *handler) imservice.Client {
+	t.Helper()
+	return newClient(t, listen(t, h), client.WithMuxConnection(1))
+}
+
+// newClient calls the server at address.
+func newClient(t testing.TB, address string, more ...client.Option) imservice.Client {
+	t.Helper()
+	c, err := imservice.NewClient(service, append(more,
+		client.WithHostPorts(address),
+		client.WithConnectTimeout(patience),
+		client.WithRPCTimeout(patience),
+	)...)
+	require.NoError(t, err)
+	return c
+}
+
+// listen serves h and gives the address.
+func listen(t testing.TB, h *handler) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	exit := make(chan error)
 	srv := imservice.NewServer(h,
 		server.WithListener(listener),
+		server.WithTransHandlerFactory(transports()),
 		server.WithMiddleware(limit(maxInFlight, prometheus.NewCounter(prometheus.CounterOpts{Name: "shed"}))),
 		server.WithExitSignal(func() <-chan error { return exit }),
 		server.WithExitWaitTime(time.Millisecond),
@@ -68,17 +89,11 @@ func connect(t *testing.T, h *handler) imservice.Client {
 		close(exit)
 		assert.NoError(t, <-ended)
 	})
-	c, err := imservice.NewClient(service,
-		client.WithHostPorts(listener.Addr().String()),
-		client.WithConnectTimeout(patience),
-		client.WithRPCTimeout(patience),
-	)
-	require.NoError(t, err)
-	return c
+	return listener.Addr().String()
 }
 
 // newHandler is a handler that no connection leads to.
-func newHandler(t *testing.T) (*handler, *miniredis.Miniredis) {
+func newHandler(t testing.TB) (*handler, *miniredis.Miniredis) {
 	t.Helper()
 	server := miniredis.RunT(t)
 	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000)
@@ -88,7 +103,7 @@ func newHandler(t *testing.T) (*handler, *miniredis.Miniredis) {
 }
 
 // send sends over the connection.
-func (r rig) send(t *testing.T, chat, sender, text string, key *string) *rpc.SendResponse {
+func (r rig) send(t testing.TB, chat, sender, text string, key *string) *rpc.SendResponse {
 	t.Helper()
 	resp, err := r.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{Chat: chat, Sender: sender, Text: text}, Key: key})
 	require.NoError(t, err)
@@ -96,7 +111,7 @@ func (r rig) send(t *testing.T, chat, sender, text string, key *string) *rpc.Sen
 }
 
 // pull pulls the first messages over the connection.
-func (r rig) pull(t *testing.T, chat string) *rpc.PullResponse {
+func (r rig) pull(t testing.TB, chat string) *rpc.PullResponse {
 	t.Helper()
 	resp, err := r.Pull(t.Context(), &rpc.PullRequest{Chat: chat})
 	require.NoError(t, err)
@@ -317,6 +332,35 @@ func TestHandler_TimeThatRanOutIsADeadline(t *testing.T) {
 	}
 }
 
+// TestTransports_ServeEachKindOfConnection has clients of each kind at one
+// port, whose calls get their own answers.
+func TestTransports_ServeEachKindOfConnection(t *testing.T) {
+	h, _ := newHandler(t)
+	address := listen(t, h)
+	for name, kind := range map[string]client.Option{
+		"shared":   client.WithMuxConnection(1),
+		"TTHeader": client.WithTransportProtocol(transport.TTHeader),
+		"framed":   client.WithTransportProtocol(transport.Framed),
+		"buffered": client.WithTransportProtocol(transport.PurePayload),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rig{Client: newClient(t, address, kind)}
+			var all sync.WaitGroup
+			for i := range maxInFlight / 2 {
+				all.Go(func() {
+					chat := newChat()
+					for n := range 10 {
+						text := fmt.Sprintf("%d of %d", n, i)
+						assert.Equal(t, &rpc.SendResponse{}, r.send(t, chat, "ann", text, nil))
+						assert.Equal(t, text, r.pull(t, chat).Messages[n].Text)
+					}
+				})
+			}
+			all.Wait()
+		})
+	}
+}
+
 // TestLimit_TheExcessIsRefusedAtOnceAndNothingElse has as many pulls under way as
 // are allowed: they wait for a Redis that accepts connections and says nothing.
 func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
@@ -329,7 +373,11 @@ func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
 
 	codes := make(chan int32)
 	for range maxInFlight {
-		go func() { codes <- r.pull(t, "ann:zoe").Code }()
+		go func() { // each page of more than the default is read over a connection of its own
+			resp, err := r.Pull(t.Context(), &rpc.PullRequest{Chat: "ann:zoe", Limit: chat.MaxLimit})
+			assert.NoError(t, err)
+			codes <- resp.GetCode()
+		}()
 	}
 	var held []net.Conn
 	for range maxInFlight {
@@ -375,4 +423,37 @@ func TestOutcome_IsOneCodeForEachKindOfError(t *testing.T) {
 			assert.Equal(t, test.msg, msg)
 		})
 	}
+}
+
+// BenchmarkHandler measures calls over a loopback connection that all share, with
+// the stand-in for Redis behind.
+func BenchmarkHandler(b *testing.B) {
+	r := newRig(b)
+	chat := newChat()
+	b.Run("send", func(b *testing.B) {
+		b.SetParallelism(8)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			chat := newChat()
+			for pb.Next() {
+				if resp := r.send(b, chat, "ann", "hello", nil); resp.Code != 0 {
+					b.Error(resp.Msg)
+				}
+			}
+		})
+	})
+	for range 10 {
+		r.send(b, chat, "ann", "How about lunch at noon?", nil)
+	}
+	b.Run("pull of ten", func(b *testing.B) {
+		b.SetParallelism(8)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if resp := r.pull(b, chat); resp.Code != 0 {
+					b.Error(resp.Msg)
+				}
+			}
+		})
+	})
 }

@@ -11,14 +11,18 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/cloudwego/gopkg/concurrency/gopool"
+	"github.com/cloudwego/kitex/pkg/gofunc"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
-	"github.com/cloudwego/kitex/pkg/transmeta"
 	"github.com/cloudwego/kitex/server"
+	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -49,6 +53,10 @@ func run(ctx context.Context, args []string) error {
 		return healthcheck(cfg.AdminListen)
 	}
 	logLevel.Set(cfg.LogLevel)
+	debug.SetGCPercent(cfg.GCPercent)
+	if _, err := memlimit.Set(); err != nil {
+		slog.Debug("the heap has no limit", "err", err)
+	}
 
 	store, err := chat.Open(cfg.redis(), cfg.RedisTimeout, cfg.RedisQueue)
 	if err != nil {
@@ -68,6 +76,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer endTracing()
+	if err := netpoll.Configure(netpoll.Config{Runner: runNetpoll, LoadBalance: netpoll.RoundRobin}); err != nil {
+		return err
+	}
+	gofunc.GoFunc = gopool.CtxGo
 	options := []server.Option{
 		server.WithListener(listener),
 		server.WithMiddleware(m.observe),
@@ -75,7 +87,7 @@ func run(ctx context.Context, args []string) error {
 		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: service}),
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
 		server.WithExitWaitTime(cfg.DrainTimeout),
-		server.WithMetaHandler(transmeta.ServerTTHeaderHandler), // the request's id
+		server.WithTransHandlerFactory(transports()),
 	}
 	if tracing {
 		options = append(options, server.WithMiddleware(traceCall))
