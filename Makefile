@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults bench jmeter jmeter-test compose-test cluster-test vulncheck lint generate
+.PHONY: help run test check faults bench pgo jmeter jmeter-test compose-test cluster-test vulncheck lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
@@ -34,6 +34,11 @@ bench: ## measure the system on this machine, and write docs/benchmarks.md
 	@echo 'building the benchmark'
 	@go build -C e2e -o ../.bin/bench ./cmd/bench
 	@.bin/bench --out=docs/benchmarks.md
+
+pgo: ## find out where the servers spend their time, for the compiler: write their default.pgo
+	@tools/install redis-server=redis-server:redis wrk=wrk
+	@go build -C e2e -o ../.bin/bench ./cmd/bench
+	@.bin/bench --pgo
 
 jmeter: HOST = localhost
 jmeter: PORT = 8080

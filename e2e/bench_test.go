@@ -19,7 +19,7 @@ func TestBench_MeasuresEveryLoad(t *testing.T) {
 	out, err := exec.Command("go", "build", "-o", program, "./cmd/bench").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	settings := "LOG_LEVEL=info,REQUEST_TIMEOUT=9s,REDIS_TIMEOUT=2500ms" // for a busy machine
-	out, err = exec.CommandContext(t.Context(), program, "--bin="+bin, "--rounds=1", "--duration=1s", "--settings="+settings, "--out="+results).CombinedOutput()
+	out, err = exec.CommandContext(t.Context(), program, "--bin="+bin, "--rounds=1", "--duration=1s", "--long=2000", "--many=100", "--settings="+settings, "--out="+results).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	text, err := os.ReadFile(results)
 	require.NoError(t, err)
@@ -28,4 +28,8 @@ func TestBench_MeasuresEveryLoad(t *testing.T) {
 	}
 	assert.Regexp(t, `(?m)^\| send \| \d+ \| 100\.00 % \|`, string(text), "open loop")
 	assert.Contains(t, string(text), "redis")
+	for _, grown := range []string{"append-only file", "pull of ten in the middle", "one hot chat", "pages", "pages of 4 MiB", "number of rpc-servers"} {
+		assert.Regexp(t, `(?m)^\|.*`+grown+`.*\| [0-9.]+ \|`, string(text))
+	}
+	assert.Regexp(t, `each of four more messages takes [1-9]`, string(text))
 }

@@ -5,9 +5,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -31,10 +34,13 @@ import (
 type config struct {
 	Bin        string        `help:"Folder of the binaries; by default they are built."`
 	Rounds     int           `default:"5" help:"Rounds of each kind of load."`
-	Duration   time.Duration `default:"10s" help:"Length of a round."`
+	Duration   time.Duration `default:"6s" help:"Length of a round; where the system is compared with itself as it grows, a third of that."`
 	RPCServers int           `default:"1" name:"rpc-servers" help:"How many rpc-servers run."`
+	Long       int           `default:"1000000" help:"Messages of a long chat; a thousandth of that are a short one's."`
+	Many       int           `default:"100000" help:"Chats that are many."`
 	Settings   []string      `help:"More settings of both servers, as NAME=value, separated by commas."`
 	Out        string        `help:"File to write the results to, as Markdown; by default they are only printed."`
+	PGO        bool          `name:"pgo" help:"Measure nothing, but write the default.pgo of both servers, for the checkout in this folder: where their CPU time goes."`
 
 	Run   struct{} `cmd:"" default:"withargs" hidden:""`
 	Floor struct {
@@ -42,14 +48,8 @@ type config struct {
 	} `cmd:"" hidden:"" help:"Answer every request with an empty 200."`
 }
 
-//go:embed send.lua
-var sendScript string
-
-//go:embed pull.lua
-var pullScript string
-
-//go:embed mix.lua
-var mixScript string
+//go:embed load.lua
+var script string
 
 func main() {
 	var cfg config
@@ -71,17 +71,24 @@ func floor(addr string) {
 	h.Spin()
 }
 
-// load is a kind of requests.
+// load is what wrk asks for.
 type load struct {
-	name, script string
-	floor        bool // asks the floor, not the system
+	name        string
+	kind        string // send, pull or mix
+	prefix      string // of the chats' names
+	chats       int
+	query       string // of a pull; empty asks for ten messages
+	connections int    // 0 is 64
 }
 
+const floorLoad = "floor"
+
+// loads are of 1,000 chats; the first is for the floor.
 var loads = []load{
-	{"floor", sendScript, true},
-	{"send", sendScript, false},
-	{"pull of ten", pullScript, false},
-	{"one send to four pulls", mixScript, false},
+	{name: floorLoad, kind: "send", prefix: "floor", chats: 1000},
+	{name: "send", kind: "send", prefix: "some", chats: 1000},
+	{name: "pull of ten", kind: "pull", prefix: "some", chats: 1000},
+	{name: "one send to four pulls", kind: "mix", prefix: "some", chats: 1000},
 }
 
 // round is what one round of a load gave.
@@ -115,7 +122,7 @@ func run(ctx context.Context, cfg config) error {
 	defer os.RemoveAll(dir)
 	s, err := stack.Start(ctx, stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
-		Settings: append([]string{"DRAIN_TIMEOUT=1s"}, cfg.Settings...),
+		Settings: append([]string{"DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
 	})
 	if err != nil {
 		return err
@@ -130,27 +137,27 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 
-	scripts := map[string]string{}
-	for _, l := range loads {
-		file := filepath.Join(dir, strings.ReplaceAll(l.name, " ", "-")+".lua")
-		if err := os.WriteFile(file, []byte(l.script), 0o644); err != nil {
-			return err
-		}
-		scripts[l.name] = file
+	wrk := generator{script: filepath.Join(dir, "load.lua"), stack: s, nothing: nothing}
+	if err := os.WriteFile(wrk.script, []byte(script), 0o644); err != nil {
+		return err
 	}
-	ask := func(l load, d time.Duration) (round, error) {
-		if l.floor {
-			return measure("http://"+nothing.Addr, scripts[l.name], d, []*stack.Process{nothing})
-		}
-		return measure(s.URL(), scripts[l.name], d, append(append([]*stack.Process{s.Redis}, s.RPCServers...), s.Gateways...))
+	if cfg.PGO {
+		return profile(ctx, s, func() error {
+			for _, l := range loads[1:] {
+				if _, err := wrk.ask(l, cfg.Duration); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, time.Duration(len(loads)-1)*cfg.Duration)
 	}
 
 	results := map[string][]round{}
 	for i := -1; i < cfg.Rounds; i++ { // the first warms up, and fills the chats
 		for _, l := range loads {
-			r, err := ask(l, cfg.Duration)
+			r, err := wrk.ask(l, cfg.Duration)
 			if err != nil {
-				return fmt.Errorf("%s: %w", l.name, err)
+				return err
 			}
 			if i >= 0 {
 				results[l.name] = append(results[l.name], r)
@@ -160,9 +167,14 @@ func run(ctx context.Context, cfg config) error {
 	}
 	halves := map[string]*vegeta.Metrics{}
 	for _, l := range loads[1:3] {
-		halves[l.name] = half(s.URL(), l.name, int(median(results[l.name], func(r round) float64 { return r.rate })/2), cfg.Duration)
+		halves[l.name] = half(s.URL(), l.name, int(median(results[l.name], rate)/2), cfg.Duration)
 	}
 	text := report(cfg, results, halves, s)
+	growth, err := wrk.growth(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	text += growth
 	fmt.Print(text)
 	if cfg.Out == "" {
 		return nil
@@ -170,18 +182,62 @@ func run(ctx context.Context, cfg config) error {
 	return os.WriteFile(cfg.Out, []byte(text), 0o644)
 }
 
-// measure runs wrk, one thread and 64 connections, and tells what it cost.
-func measure(url, script string, d time.Duration, processes []*stack.Process) (round, error) {
+// profile writes the CPU profiles of both servers under load, which takes as long as
+// d.
+func profile(ctx context.Context, s *stack.Stack, load func() error, d time.Duration) error {
+	taken := make(chan error)
+	for name, p := range map[string]*stack.Process{"http-server": s.Gateways[0], "rpc-server": s.RPCServers[0]} {
+		go func() {
+			taken <- download(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.Admin, int(d.Seconds())), filepath.Join(name, "default.pgo"))
+		}()
+	}
+	return errors.Join(load(), <-taken, <-taken)
+}
+
+func download(ctx context.Context, url, file string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s: %s", url, resp.Status, body)
+	}
+	return os.WriteFile(file, body, 0o644)
+}
+
+// generator puts load on a stack, or on the floor.
+type generator struct {
+	script  string // of wrk
+	stack   *stack.Stack
+	nothing *stack.Process
+}
+
+// ask runs wrk with one thread, and tells what it cost.
+func (g generator) ask(l load, d time.Duration) (round, error) {
+	url, processes := g.stack.URL(), append(append([]*stack.Process{g.stack.Redis}, g.stack.RPCServers...), g.stack.Gateways...)
+	if l.name == floorLoad {
+		url, processes = "http://"+g.nothing.Addr, []*stack.Process{g.nothing}
+	}
 	before := map[string]time.Duration{}
 	for _, p := range processes {
 		before[p.Name] = p.CPU()
 	}
-	out, err := exec.Command("wrk", "-t1", "-c64", fmt.Sprintf("-d%ds", max(1, int(d.Seconds()))), "--latency", "-s", script, url).CombinedOutput()
+	out, err := exec.Command("wrk", "-t1", fmt.Sprintf("-c%d", cmp.Or(l.connections, 64)), fmt.Sprintf("-d%ds", max(1, int(d.Seconds()))), "--timeout=10s", "--latency",
+		"-s", g.script, url, "--", l.kind, l.prefix, strconv.Itoa(l.chats), cmp.Or(l.query, "limit=10")).CombinedOutput()
 	if err != nil {
-		return round{}, fmt.Errorf("wrk: %w\n%s", err, out)
+		return round{}, fmt.Errorf("%s: wrk: %w\n%s", l.name, err, out)
 	}
 	if strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
-		return round{}, fmt.Errorf("requests failed:\n%s", out)
+		return round{}, fmt.Errorf("%s: requests failed:\n%s", l.name, out)
 	}
 	r := round{cpu: map[string]time.Duration{}}
 	requests := 0.0
@@ -202,7 +258,7 @@ func measure(url, script string, d time.Duration, processes []*stack.Process) (r
 		}
 	}
 	if requests == 0 {
-		return round{}, fmt.Errorf("wrk made no request:\n%s", out)
+		return round{}, fmt.Errorf("%s: wrk made no request:\n%s", l.name, out)
 	}
 	for _, p := range processes {
 		r.cpu[p.Name] = time.Duration(float64(p.CPU()-before[p.Name]) / requests)
@@ -216,11 +272,11 @@ func half(url, name string, rate int, d time.Duration) *vegeta.Metrics {
 	var asked atomic.Int64 // by several goroutines
 	target := func(t *vegeta.Target) error {
 		n := asked.Add(1)
-		chat := fmt.Sprintf("a-%d:b-%d", n%1000, n%1000)
+		chat := fmt.Sprintf("some-a-%d:some-b-%d", n%1000, n%1000)
 		t.Method, t.URL, t.Body, t.Header = http.MethodGet, url+"/api/pull?limit=10&chat="+chat, nil, nil
 		if name == "send" {
 			t.Method, t.URL = http.MethodPost, url+"/api/send"
-			t.Body = fmt.Appendf(nil, `{"chat":%q,"text":"message %d","sender":"a-%d"}`, chat, n, n%1000)
+			t.Body = fmt.Appendf(nil, `{"chat":%q,"text":"message %d","sender":"some-a-%d"}`, chat, n, n%1000)
 			t.Header = http.Header{"Content-Type": {"application/json"}}
 		}
 		return nil
@@ -254,16 +310,16 @@ func report(cfg config, results map[string][]round, halves map[string]*vegeta.Me
 	redis, _ := exec.Command("redis-server", "--version").Output()
 	version, _, _ := strings.Cut(strings.TrimPrefix(string(redis), "Redis server "), " sha")
 	fmt.Fprintf(&b, preface, strings.TrimSpace(string(commit)), runtime.NumCPU(), strings.TrimSpace(string(kernel)), version, cfg.RPCServers, cfg.Rounds, cfg.Duration)
-	base := median(results["floor"], func(r round) float64 { return micros(r.total()) })
+	base := median(results["floor"], cost)
 	for _, l := range loads {
 		rounds := results[l.name]
-		total := median(rounds, func(r round) float64 { return micros(r.total()) })
+		total := median(rounds, cost)
 		var parts []string
 		for name := range rounds[0].cpu {
 			parts = append(parts, fmt.Sprintf("%s %.1f", name, median(rounds, func(r round) float64 { return micros(r.cpu[name]) })))
 		}
 		slices.Sort(parts)
-		fmt.Fprintf(&b, "| %s | %.0f | %.1f | %.1f | %.1f | %.1f | %s |\n", l.name, median(rounds, func(r round) float64 { return r.rate }),
+		fmt.Fprintf(&b, "| %s | %.0f | %.1f | %.1f | %.1f | %.1f | %s |\n", l.name, median(rounds, rate),
 			median(rounds, func(r round) float64 { return r.p50.Seconds() * 1000 }), median(rounds, func(r round) float64 { return r.p99.Seconds() * 1000 }),
 			total, total/base, strings.Join(parts, ", "))
 	}

@@ -1,0 +1,322 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// growth compares the system with itself as data and load grow, and gives a table.
+// What is compared is measured in alternating rounds.
+func (g generator) growth(ctx context.Context, cfg config) (string, error) {
+	store := redis.NewClient(&redis.Options{Addr: g.stack.Redis.Addr})
+	defer store.Close()
+	var b strings.Builder
+	row := func(what, base, other string, ratio float64, wanted string) {
+		line := fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", what, base, other, ratio, wanted)
+		fmt.Print(line)
+		b.WriteString(line)
+	}
+	rates := func(what string, loads []load, before func(i int) error, wanted string) error {
+		results, err := g.alternate(cfg, loads, before)
+		if err != nil {
+			return err
+		}
+		base := median(results[0], rate)
+		for i, l := range loads[1:] {
+			other := median(results[i+1], rate)
+			row(what, fmt.Sprintf("%s: %.0f/s", loads[0].name, base), fmt.Sprintf("%s: %.0f/s", l.name, other), other/base, wanted)
+		}
+		return nil
+	}
+
+	// The append-only file, while there is little in it.
+	modes := []string{"everysec", "always", "no file at all"}
+	var sends []load
+	for _, mode := range modes {
+		sends = append(sends, load{name: mode, kind: "send", prefix: "file", chats: 1000})
+	}
+	err := rates("sends, by the append-only file's flush", sends, func(i int) error { return flush(ctx, store, modes[i]) }, "0.9 or more")
+	if err != nil {
+		return "", err
+	}
+	if err := flush(ctx, store, "always"); err != nil {
+		return "", err
+	}
+
+	// One chat that grows.
+	if err := g.fill(ctx, "short", cfg.Long/1000, func(int) string { return "hello" }); err != nil {
+		return "", err
+	}
+	if err := g.fill(ctx, "long", cfg.Long, func(n int) string { return "message " + strconv.Itoa(n) }); err != nil {
+		return "", err
+	}
+	for _, at := range []struct{ name, short, long string }{
+		{"pull of the oldest ten", "limit=10", "limit=10"},
+		{"pull of ten in the middle", fmt.Sprintf("limit=10&cursor=%d", cfg.Long/2000), fmt.Sprintf("limit=10&cursor=%d", cfg.Long/2)},
+		{"pull of the newest ten", "limit=10&reverse=true", "limit=10&reverse=true"},
+		{"send", "", ""},
+	} {
+		kind, _, _ := strings.Cut(at.name, " ")
+		results, err := g.alternate(cfg, []load{
+			{name: "short " + at.name, kind: kind, prefix: "short", chats: 1, query: at.short},
+			{name: "long " + at.name, kind: kind, prefix: "long", chats: 1, query: at.long},
+		}, nil)
+		if err != nil {
+			return "", err
+		}
+		short, long := median(results[0], cost), median(results[1], cost)
+		row(at.name+", CPU", fmt.Sprintf("a chat that begins with %d: %.1f µs", cfg.Long/1000, short), fmt.Sprintf("with %d: %.1f µs", cfg.Long, long), long/short, "1.3 or less")
+	}
+
+	err = rates("sends to one hot chat", []load{
+		{name: "1,000 chats", kind: "send", prefix: "some", chats: 1000},
+		{name: "one", kind: "send", prefix: "hot", chats: 1},
+	}, nil, "0.8 or more")
+	if err != nil {
+		return "", err
+	}
+	err = rates("pages", []load{
+		{name: "of 10", kind: "pull", prefix: "long", chats: 1, query: "limit=10"},
+		{name: "of 1", kind: "pull", prefix: "long", chats: 1, query: "limit=1"},
+		{name: "of 100", kind: "pull", prefix: "long", chats: 1, query: "limit=100"},
+		{name: "of 1,000", kind: "pull", prefix: "long", chats: 1, query: "limit=1000"},
+	}, nil, "")
+	if err != nil {
+		return "", err
+	}
+
+	// Large pages beside sends: two clients pull them until the round is over.
+	if err := g.fill(ctx, "large", 70, func(int) string { return strings.Repeat("a", 64<<10) }); err != nil {
+		return "", err
+	}
+	stop := func() {}
+	err = rates("16 senders while two clients pull pages of 4 MiB", []load{
+		{name: "alone", kind: "send", prefix: "some", chats: 1000, connections: 16},
+		{name: "beside them", kind: "send", prefix: "some", chats: 1000, connections: 16},
+	}, func(i int) error {
+		if stop(); i == 1 {
+			stop = g.pullLarge(ctx)
+		} else {
+			stop = func() {}
+		}
+		return nil
+	}, "0.7 or more")
+	stop()
+	if err != nil {
+		return "", err
+	}
+
+	memory, err := g.manyChats(ctx, cfg, store)
+	if err != nil {
+		return "", err
+	}
+
+	// More rpc-servers; last, since the others stay.
+	base := 0.0
+	for n := 1; n <= 4; n++ {
+		if n > len(g.stack.RPCServers) {
+			p := g.stack.AddRPCServer()
+			if err := p.Start(); err != nil {
+				return "", err
+			}
+			if err := p.Wait(ctx); err != nil {
+				return "", err
+			}
+			time.Sleep(2 * time.Second) // the gateway's view is at most one second old
+		}
+		results, err := g.alternate(cfg, loads[1:2], nil)
+		if err != nil {
+			return "", err
+		}
+		r := median(results[0], rate)
+		if n == 1 {
+			base = r
+			continue
+		}
+		row("sends, by the number of rpc-servers on the same cores", fmt.Sprintf("one: %.0f/s", base), fmt.Sprintf("%d: %.0f/s", n, r), r/base, "0.9 or more")
+	}
+	return growthPreface + b.String() + memory, nil
+}
+
+func rate(r round) float64 { return r.rate }
+func cost(r round) float64 { return micros(r.total()) }
+
+// alternate measures loads in rounds. Where there are several, one more goes before
+// them and is left out. before, if there is one, is told which load comes next.
+func (g generator) alternate(cfg config, loads []load, before func(i int) error) ([][]round, error) {
+	results := make([][]round, len(loads))
+	warmUp := min(1, cfg.Rounds-1)
+	for n := range warmUp + cfg.Rounds {
+		for i, l := range loads {
+			if before != nil {
+				if err := before(i); err != nil {
+					return nil, err
+				}
+			}
+			r, err := g.ask(l, cfg.Duration/3)
+			if err != nil {
+				return nil, err
+			}
+			if n >= warmUp {
+				results[i] = append(results[i], r)
+			}
+		}
+	}
+	return results, nil
+}
+
+// flush sets how often Redis flushes its file; "no file at all" is that.
+func flush(ctx context.Context, store *redis.Client, mode string) error {
+	if mode == "no file at all" {
+		return store.ConfigSet(ctx, "appendonly", "no").Err()
+	}
+	if err := store.ConfigSet(ctx, "appendfsync", mode).Err(); err != nil {
+		return err
+	}
+	if err := store.ConfigSet(ctx, "appendonly", "yes").Err(); err != nil {
+		return err
+	}
+	for { // the file is begun anew in the background
+		info, err := store.Info(ctx, "persistence").Result()
+		if err != nil || !strings.Contains(info, "aof_rewrite_in_progress:1") && !strings.Contains(info, "aof_rewrite_scheduled:1") {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// fill sends messages to the one chat of a prefix.
+func (g generator) fill(ctx context.Context, prefix string, messages int, text func(n int) string) error {
+	return g.send(ctx, messages, func(n int) (chat, sender, said string) {
+		return prefix + "-a-0:" + prefix + "-b-0", prefix + "-a-0", text(n)
+	})
+}
+
+// send sends messages from 64 clients.
+func (g generator) send(ctx context.Context, messages int, message func(n int) (chat, sender, text string)) error {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	defer client.CloseIdleConnections()
+	var sent atomic.Int64
+	var failure atomic.Pointer[error]
+	var all sync.WaitGroup
+	for range 64 {
+		all.Go(func() {
+			for failure.Load() == nil {
+				n := int(sent.Add(1))
+				if n > messages {
+					return
+				}
+				chat, sender, text := message(n)
+				if err := post(ctx, client, g.stack.URL()+"/api/send", fmt.Sprintf(`{"chat":%q,"sender":%q,"text":%q}`, chat, sender, text)); err != nil {
+					failure.Store(&err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+func post(ctx context.Context, client *http.Client, url, body string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return nil
+}
+
+// pullLarge has two clients pull large pages until it is stopped.
+func (g generator) pullLarge(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.stack.URL()+"/api/pull?chat=large-a-0:large-b-0&limit=1000", nil)
+				if err != nil {
+					return
+				}
+				if resp, err := http.DefaultClient.Do(req); err == nil {
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+				}
+			}
+		})
+	}
+	return func() { cancel(); all.Wait() }
+}
+
+// manyChats tells what a chat and a message take.
+func (g generator) manyChats(ctx context.Context, cfg config, store *redis.Client) (string, error) {
+	sample := min(cfg.Many, 100)
+	used := func() (float64, error) { // by a chat
+		sum := int64(0)
+		for n := range sample {
+			bytes, err := store.MemoryUsage(ctx, fmt.Sprintf("chat:many-a-%d:many-b-%d", n, n), 0).Result()
+			if err != nil {
+				return 0, err
+			}
+			sum += bytes
+		}
+		return float64(sum) / float64(sample), nil
+	}
+	resident := func() string {
+		return fmt.Sprintf("http-server %d, rpc-server %d", g.stack.Gateways[0].Memory()>>20, g.stack.RPCServers[0].Memory()>>20)
+	}
+	send := func(messages int) error {
+		return g.send(ctx, messages, func(n int) (chat, sender, text string) {
+			sender = fmt.Sprintf("many-a-%d", n%cfg.Many)
+			return fmt.Sprintf("%s:many-b-%d", sender, n%cfg.Many), sender, "How about lunch at noon?"
+		})
+	}
+	servers := resident()
+	if err := send(cfg.Many); err != nil {
+		return "", err
+	}
+	first, err := used()
+	if err != nil {
+		return "", err
+	}
+	if err := send(4 * cfg.Many); err != nil {
+		return "", err
+	}
+	five, err := used()
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(memoryText, cfg.Many, first, (five-first)/4, servers, resident()), nil
+}
+
+const growthPreface = `
+## As it grows
+
+Rounds of a third of the length, alternating but for the number of rpc-servers.
+
+| what | base | other | other / base | wanted |
+|---|---|---|---|---|
+`
+
+const memoryText = `
+%d new chats take %.0f bytes of Redis's memory each, with a first message of 24 bytes; each of four more messages takes %.0f. Resident
+memory of the servers in MiB, before: %s; after: %s.
+`
