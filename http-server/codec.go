@@ -13,6 +13,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/bytedance/sonic/encoder"
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -193,22 +194,22 @@ func parseBool(s string) (bool, error) {
 	return s == "true", nil
 }
 
-// encode writes an answer in the format that the request accepts.
+// encode writes an answer in the format that the request accepts, straight into a
+// buffer that Hertz keeps.
 func encode(c *app.RequestContext, resp proto.Message) error {
+	body := c.Response.BodyBuffer()
+	var err error
 	if answerFormat(c) == formatProtobuf {
-		body, err := proto.Marshal(resp)
-		if err != nil {
-			return err
-		}
-		c.Data(http.StatusOK, "application/x-protobuf", body)
-		return nil
+		c.SetContentType("application/x-protobuf")
+		body.B, err = proto.MarshalOptions{}.MarshalAppend(body.B, resp)
+	} else {
+		c.SetContentType("application/json")
+		err = encoder.EncodeInto(&body.B, resp, 0)
 	}
-	body, err := json.Marshal(resp)
 	if err != nil {
-		return err
+		c.Response.ResetBody()
 	}
-	c.Data(http.StatusOK, "application/json", body)
-	return nil
+	return err
 }
 
 // answerFormat is the format of the highest q in Accept (RFC 9110, 12.5.1). A

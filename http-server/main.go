@@ -114,7 +114,8 @@ func newServer(listener net.Listener, drain time.Duration) *server.Hertz {
 		server.WithListener(listener),
 		server.WithTransport(hertznetpoll.NewTransporter),
 		server.WithExitWaitTime(drain),
-		server.WithStreamBody(true), // the gateway reads bodies, and says itself when one is too large
+		server.WithStreamBody(true),        // the gateway reads bodies, and says itself when one is too large
+		server.WithMaxKeepBodySize(64<<10), // bytes of a buffer that a connection keeps; all share larger ones
 		server.WithDisablePreParseMultipartForm(true),
 		server.WithHandleMethodNotAllowed(true),
 		server.WithRedirectTrailingSlash(false),

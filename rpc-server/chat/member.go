@@ -46,9 +46,30 @@ func appendEscaped(b []byte, s string) []byte {
 	return append(b, s[from:]...)
 }
 
-// parseEntry reads what appendMember wrote, and its score.
+// parseEntry reads what appendMember wrote, and its score as Redis writes it.
 func parseEntry(member, score string) (Entry, error) {
-	var e Entry
+	micros, err := strconv.ParseInt(score, 10, 64)
+	if err == nil {
+		return entry(member, micros)
+	}
+	f, err := strconv.ParseFloat(score, 64) // Redis writes an exponent where that is shorter
+	if err != nil {
+		return Entry{}, ErrCorrupt
+	}
+	return scoredEntry(member, f)
+}
+
+// scoredEntry is parseEntry for a score that is read already.
+func scoredEntry(member string, score float64) (Entry, error) {
+	micros := int64(score)
+	if float64(micros) != score {
+		return Entry{}, ErrCorrupt
+	}
+	return entry(member, micros)
+}
+
+func entry(member string, micros int64) (Entry, error) {
+	e := Entry{Time: micros}
 	_, rest, ok := cutField(member, `{"id":"`)
 	if ok {
 		e.Sender, rest, ok = cutField(rest, `,"sender":"`)
@@ -59,15 +80,6 @@ func parseEntry(member, score string) (Entry, error) {
 	if !ok || rest != "}" {
 		return Entry{}, ErrCorrupt
 	}
-	var err error
-	if e.Time, err = strconv.ParseInt(score, 10, 64); err == nil {
-		return e, nil
-	}
-	micros, err := strconv.ParseFloat(score, 64) // Redis writes an exponent where that is shorter
-	e.Time = int64(micros)
-	if err != nil || float64(e.Time) != micros {
-		return Entry{}, ErrCorrupt
-	}
 	return e, nil
 }
 
@@ -76,23 +88,28 @@ func parseEntry(member, score string) (Entry, error) {
 func cutField(s, prefix string) (value, rest string, ok bool) {
 	s, ok = strings.CutPrefix(s, prefix)
 	var unescaped []byte
+	quote := -1 // where the next one is; negative where it must be looked for
 	for ok {
-		end := strings.IndexAny(s, `"\`)
-		switch {
-		case end < 0:
-			return "", "", false
-		case s[end] == '"' && unescaped == nil: // the rule: nothing is copied
-			return s[:end], s[end+1:], true
-		case s[end] == '"':
-			return string(append(unescaped, s[:end]...)), s[end+1:], true
+		if quote < 0 {
+			if quote = strings.IndexByte(s, '"'); quote < 0 {
+				return "", "", false
+			}
 		}
-		unescaped = append(unescaped, s[:end]...)
-		switch s = s[end+1:]; {
-		case s != "" && (s[0] == '"' || s[0] == '\\'):
-			unescaped, s = append(unescaped, s[0]), s[1:]
+		escape := strings.IndexByte(s[:quote], '\\')
+		switch {
+		case escape < 0 && unescaped == nil: // the rule: nothing is copied
+			return s[:quote], s[quote+1:], true
+		case escape < 0:
+			return string(append(unescaped, s[:quote]...)), s[quote+1:], true
+		}
+		unescaped = append(unescaped, s[:escape]...)
+		s, quote = s[escape+1:], quote-escape-1
+		switch {
+		case s[0] == '"' || s[0] == '\\':
+			unescaped, s, quote = append(unescaped, s[0]), s[1:], quote-1
 		case len(s) >= 5 && s[:3] == "u00":
 			control, err := strconv.ParseUint(s[3:5], 16, 8)
-			unescaped, s, ok = append(unescaped, byte(control)), s[5:], err == nil && control < 0x20
+			unescaped, s, quote, ok = append(unescaped, byte(control)), s[5:], quote-5, err == nil && control < 0x20
 		default:
 			ok = false
 		}

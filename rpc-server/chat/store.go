@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -30,12 +31,22 @@ var ErrUnavailable = errors.New("redis is unavailable")
 // errSlow is why a call's context ends when Redis took its whole timeout.
 var errSlow = errors.New("no answer within the timeout")
 
+// A page is read in parts, one by one, so that none holds Redis for long.
 const (
-	// sharedLimit is the most messages that a page may ask for which is read along
-	// with others, and sharedBytes how many bytes of members it may turn out to have.
-	// A larger one is read over a connection of its own, so that none waits for it.
+	// firstBytes bounds the first part.
+	firstBytes = 64 << 10
+	// sharedLimit is the most messages that a page may ask for whose first part is
+	// read along with those of others.
 	sharedLimit = 100
-	sharedBytes = 64 << 10
+	// partBytes is about as much as each other part has.
+	partBytes = 256 << 10
+	// partLimit is the most messages that it has, and so a bound on what is read in
+	// vain where the page ends before its bytes run over.
+	partLimit = 32
+	// partRest is how long a page waits between parts while messages are sent. All
+	// processes on the way of a large page, Redis and the gateway too, work for those
+	// meanwhile.
+	partRest = 5 * time.Millisecond
 )
 
 //go:embed append.lua
@@ -69,6 +80,8 @@ type Store struct {
 	// breaks is sent again: only what may run twice may ride in it.
 	appends, pages queue
 	metrics        *metrics
+	// sent counts messages, so that a large page can tell that it is not alone.
+	sent atomic.Int64
 }
 
 // Open prepares a store in the Redis that o leads to. Each call, and each read and
@@ -119,6 +132,7 @@ func (s *Store) Ping(ctx context.Context) error {
 // The error wraps ErrUnavailable, is that of ctx, or is a defect; the message
 // may have been stored all the same.
 func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
+	s.sent.Add(1)
 	ctx, span := tracer.Start(ctx, "append", ofRedis...)
 	defer span.End()
 	ctx, cancel := s.deadline(ctx)
@@ -146,44 +160,87 @@ func eval[Cmd redis.Cmder](ctx context.Context, on executor, newCmd func(context
 	return cmd, err
 }
 
-// Page reads what q asks for, at one instant. The error wraps ErrUnavailable, is
-// that of ctx, or is a defect.
+// Page reads what q asks for, as it is at one instant: positions never change. The
+// error wraps ErrUnavailable, is that of ctx, or is a defect.
 func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	ctx, span := tracer.Start(ctx, "page", ofRedis...)
 	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	if q.limit <= sharedLimit {
-		p, err := s.page(ctx, q, s.pages, sharedBytes)
-		if err != nil || int64(len(p.Entries)) == q.limit || !p.HasMore {
-			return p, err
+	sent := s.sent.Load()
+	p, size, err := s.firstPart(ctx, q)
+	for err == nil && p.HasMore && int64(len(p.Entries)) < q.limit && size < MaxPageBytes {
+		if before := sent; before != s.sent.Load() {
+			time.Sleep(partRest)
+			sent = s.sent.Load()
 		}
+		size, err = s.nextPart(ctx, q, &p, size)
 	}
-	return s.page(ctx, q, s.pulls, MaxPageBytes)
+	return p, err
 }
 
-// page reads at most most bytes of members, but at least one.
-func (s *Store) page(ctx context.Context, q Query, on executor, most int) (Page, error) {
+// firstPart reads firstBytes at most, but at least one message, and gives their size.
+func (s *Store) firstPart(ctx context.Context, q Query) (p Page, size int, err error) {
+	var on executor = s.pages
+	if q.limit > sharedLimit {
+		on = s.pulls
+	}
 	cmd, err := eval(ctx, on, redis.NewStringSliceCmd, pageScript, q.room.key(),
-		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), most)
+		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), firstBytes)
 	if err != nil {
-		return Page{}, failure(ctx, err)
+		return Page{}, 0, failure(ctx, err)
 	}
 	reply := cmd.Val()
-	p := Page{Entries: make([]Entry, 0, len(reply)/2)}
+	p = Page{Entries: make([]Entry, 0, len(reply)/2)}
 	if p.Total, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
-		return Page{}, err
+		return Page{}, 0, err
 	}
 	for i := 1; i < len(reply); i += 2 {
 		e, err := parseEntry(reply[i], reply[i+1])
 		if err != nil {
-			return Page{}, err
+			return Page{}, 0, err
+		}
+		p.Entries = append(p.Entries, e)
+		size += len(reply[i])
+	}
+	p.NextCursor = q.cursor + int64(len(p.Entries))
+	p.HasMore = p.NextCursor < p.Total
+	return p, size, nil
+}
+
+// nextPart reads on where p, of that size, ends, and gives its new size, which is
+// MaxPageBytes or more where nothing else may follow.
+func (s *Store) nextPart(ctx context.Context, q Query, p *Page, size int) (int, error) {
+	n := int64(min(partLimit, max(1, partBytes*len(p.Entries)/size))) // by the average of those before
+	first := p.NextCursor
+	last := min(first+n, q.cursor+q.limit, p.Total) - 1
+	if q.reverse {
+		first, last = p.Total-1-last, p.Total-1-first
+	}
+	part, err := s.pulls.ZRangeWithScores(ctx, q.room.key(), first, last).Result()
+	if err != nil {
+		return 0, failure(ctx, err)
+	}
+	if len(part) == 0 { // Redis lost what was there a moment ago: the page ends
+		return MaxPageBytes, nil
+	}
+	if q.reverse {
+		slices.Reverse(part)
+	}
+	for _, z := range part {
+		member := z.Member.(string)
+		if size += len(member); size > MaxPageBytes {
+			break
+		}
+		e, err := scoredEntry(member, z.Score)
+		if err != nil {
+			return 0, err
 		}
 		p.Entries = append(p.Entries, e)
 	}
 	p.NextCursor = q.cursor + int64(len(p.Entries))
 	p.HasMore = p.NextCursor < p.Total
-	return p, nil
+	return size, nil
 }
 
 // key names the sorted set of a room.

@@ -429,15 +429,31 @@ func TestStore_GoesOnWhenRedisForgetsTheScripts(t *testing.T) {
 	})
 }
 
-func TestPage_IsWholeHoweverManyBytesItHas(t *testing.T) {
+// TestPage_IsOfOneInstantHoweverManyBytesItHas has messages arrive while a page is
+// read that takes many parts.
+func TestPage_IsOfOneInstantHoweverManyBytesItHas(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, s rig) {
+		const count = 40
 		chat := newChat()
-		s.fill(t, chat, 10, func(int) string { return a(sharedBytes / 4) })
-		for _, reverse := range []bool{false, true} {
-			page, err := s.Page(t.Context(), query(t, chat, 0, 9, reverse, 0))
-			require.NoError(t, err)
-			assert.Len(t, page.Entries, 9)
+		all := s.fill(t, chat, count, func(i int) string { return a(partBytes/8+i) + "\n" })
+		done := make(chan struct{})
+		defer func() { <-done }()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() {
+			defer close(done)
+			for ctx.Err() == nil {
+				_, err := s.Append(t.Context(), newMessage(t, chat, "ann", "hello"))
+				assert.NoError(t, err)
+			}
+		}()
+		for range 5 {
+			page := s.page(t, chat, 0, count, false, 0)
+			assert.True(t, slices.Equal(all, page.Entries), "forward")
+			page = s.page(t, chat, 0, count-1, true, count)
+			slices.Reverse(page.Entries)
+			assert.True(t, slices.Equal(all[1:], page.Entries), "in reverse")
 			assert.True(t, page.HasMore)
 		}
 	})
