@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/bytedance/gopkg/cloud/metainfo"
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
 	"github.com/cloudwego/hertz/pkg/route"
@@ -130,7 +129,7 @@ func identify(ctx context.Context, c *app.RequestContext) {
 		id = rand.Text()
 	}
 	c.Header(requestID, id)
-	c.Next(metainfo.WithValue(ctx, requestIDKey, id))
+	c.Next(context.WithValue(ctx, requestIDKey{}, id))
 }
 
 // leave makes clients leave once stopping ends: each answer is then the last of

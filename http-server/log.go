@@ -6,15 +6,13 @@ import (
 	"io"
 	"log/slog"
 
-	"github.com/bytedance/gopkg/cloud/metainfo"
 	"github.com/cloudwego/hertz/pkg/common/hlog"
 	"github.com/cloudwego/kitex/pkg/klog"
 	"go.opentelemetry.io/otel/trace"
 )
 
-// requestIDKey is under which a context has the request's id; Kitex carries it from
-// server to server.
-const requestIDKey = "REQUEST_ID"
+// requestIDKey is under which a context has the request's id.
+type requestIDKey struct{}
 
 // logLevel is the least level that is logged.
 var logLevel slog.LevelVar
@@ -34,7 +32,7 @@ func logTo(w io.Writer) {
 type contextLines struct{ slog.Handler }
 
 func (h contextLines) Handle(ctx context.Context, line slog.Record) error {
-	if id, ok := metainfo.GetValue(ctx, requestIDKey); ok {
+	if id, ok := ctx.Value(requestIDKey{}).(string); ok {
 		line.AddAttrs(slog.String("request_id", id))
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {

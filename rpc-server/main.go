@@ -88,6 +88,7 @@ func run(ctx context.Context, args []string) error {
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
 		server.WithExitWaitTime(cfg.DrainTimeout),
 		server.WithTransHandlerFactory(transports()),
+		server.WithMetaHandler(requestIDs{}),
 	}
 	if tracing {
 		options = append(options, server.WithMiddleware(traceCall))

@@ -12,6 +12,7 @@ import (
 	"github.com/cloudwego/kitex/pkg/remote/trans/detection"
 	"github.com/cloudwego/kitex/pkg/remote/trans/netpoll"
 	"github.com/cloudwego/kitex/pkg/remote/trans/netpollmux"
+	"github.com/cloudwego/kitex/pkg/remote/transmeta"
 	np "github.com/cloudwego/netpoll"
 )
 
@@ -63,6 +64,20 @@ func (h muxHandler) ProtocolMatch(_ context.Context, conn net.Conn) error {
 func (h muxHandler) OnActive(ctx context.Context, conn net.Conn) (context.Context, error) {
 	own, err := h.muxServer.OnActive(ctx, conn)
 	return both{own, ctx}, err
+}
+
+// requestIDs takes the id of a call's request from TTHeader's field for it.
+type requestIDs struct{}
+
+func (requestIDs) ReadMeta(ctx context.Context, call remote.Message) (context.Context, error) {
+	if id, ok := call.TransInfo().TransIntInfo()[transmeta.LogID]; ok {
+		ctx = context.WithValue(ctx, requestIDKey{}, id)
+	}
+	return ctx, nil
+}
+
+func (requestIDs) WriteMeta(ctx context.Context, _ remote.Message) (context.Context, error) {
+	return ctx, nil
 }
 
 // both is a context with the values of another one too.

@@ -63,11 +63,16 @@ var (
 // script is one that Redis keeps under its hash, until it is restarted.
 type script struct{ source, hash string }
 
-// Spans of the calls to Redis, of which a send shares its pipeline with others.
-var (
-	tracer  = otel.Tracer("im/rpc-server/chat")
-	ofRedis = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(semconv.DBSystemNameRedis)}
-)
+var tracer = otel.Tracer("im/rpc-server/chat")
+
+// traceCall begins a span of a call to Redis below the one in ctx; without one there
+// is none, which costs nothing.
+func traceCall(ctx context.Context, name string) (context.Context, trace.Span) {
+	if above := trace.SpanFromContext(ctx); !above.SpanContext().IsValid() {
+		return ctx, above
+	}
+	return tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(semconv.DBSystemNameRedis))
+}
 
 // Store keeps one sorted set a room: the score is the send time, the member is
 // the message. It is safe for concurrent use.
@@ -133,7 +138,7 @@ func (s *Store) Ping(ctx context.Context) error {
 // may have been stored all the same.
 func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
 	s.sent.Add(1)
-	ctx, span := tracer.Start(ctx, "append", ofRedis...)
+	ctx, span := traceCall(ctx, "append")
 	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
@@ -163,7 +168,7 @@ func eval[Cmd redis.Cmder](ctx context.Context, on executor, newCmd func(context
 // Page reads what q asks for, as it is at one instant: positions never change. The
 // error wraps ErrUnavailable, is that of ctx, or is a defect.
 func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
-	ctx, span := tracer.Start(ctx, "page", ofRedis...)
+	ctx, span := traceCall(ctx, "page")
 	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
