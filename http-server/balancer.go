@@ -21,12 +21,15 @@ const (
 	patience = 3
 	// aside is how long that is; then a single call tries it.
 	aside = time.Second
+	// turn is how many calls in a row an rpc-server gets. Those that are under way at
+	// a time share system calls, here and there, and pipelines to Redis.
+	turn = 16
 )
 
 // balancer gives calls to the rpc-servers in turn. One that was set aside, or
 // that this call just tried, gets none while there is another.
 type balancer struct {
-	turn     atomic.Uint64
+	calls    atomic.Uint64
 	records  sync.Map               // of address, *record
 	attempts *prometheus.CounterVec // by outcome
 	answered prometheus.Counter     // of attempts
@@ -92,10 +95,10 @@ func (p picker) Next(ctx context.Context, _ any) discovery.Instance {
 		return nil
 	}
 	tried := justTried(ctx)
-	turn := p.b.turn.Add(1)
-	choice := p.known[turn%uint64(len(p.known))]
+	first := p.b.calls.Add(1) / turn
+	choice := p.known[first%uint64(len(p.known))]
 	for i := range uint64(len(p.known)) {
-		instance := p.known[(turn+i)%uint64(len(p.known))]
+		instance := p.known[(first+i)%uint64(len(p.known))]
 		address := instance.Address().String()
 		if address == tried {
 			continue

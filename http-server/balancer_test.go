@@ -55,7 +55,7 @@ func TestBalancer_ChoosesTheInstancesInTurnButThoseTriedOrSetAside(t *testing.T)
 				known = append(known, instance(address))
 			}
 			var got []string
-			for range 6 {
+			for range 6 * turn {
 				if i := balancer.GetPicker(discovery.Result{Instances: known}).Next(newCall(test.tried), nil); i != nil {
 					got = append(got, i.Address().String())
 				}
@@ -63,6 +63,23 @@ func TestBalancer_ChoosesTheInstancesInTurnButThoseTriedOrSetAside(t *testing.T)
 			assert.Subset(t, test.want, got)
 			assert.Subset(t, got, test.want)
 		})
+	}
+}
+
+func TestBalancer_GivesEachInstanceSomeCallsInARowAndAllTheSameNumber(t *testing.T) {
+	picker := newBalancer().GetPicker(discovery.Result{Instances: []discovery.Instance{instance("127.0.0.1:1"), instance("127.0.0.1:2"), instance("127.0.0.1:3")}})
+	calls, changes, last := map[string]int{}, 0, ""
+	for range 30 * turn {
+		address := picker.Next(newCall(""), nil).Address().String()
+		calls[address]++
+		if address != last {
+			changes++
+		}
+		last = address
+	}
+	assert.InDelta(t, 30, changes, 1)
+	for address, n := range calls {
+		assert.InDelta(t, 10*turn, n, 1, address)
 	}
 }
 
