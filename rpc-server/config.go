@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -25,12 +26,15 @@ type config struct {
 
 	EtcdEndpoints []string `default:"localhost:2379" help:"host:port of each etcd member, separated by commas."`
 
-	RedisAddrs        []string      `default:"localhost:6379" help:"host:port of Redis, or of several nodes of a Redis Cluster, separated by commas."`
-	RedisUsername     string        `help:"User to name to Redis."`
-	RedisPasswordFile []byte        `type:"filecontent" placeholder:"FILE" help:"File with the password for Redis."`
-	RedisTLS          bool          `name:"redis-tls" help:"Speak TLS to Redis, whose certificate must be one that the system trusts."`
-	RedisTimeout      time.Duration `default:"250ms" help:"How long to wait for Redis. Keep it below a third of the gateways' REQUEST_TIMEOUT."`
-	RedisQueue        int           `default:"2000" help:"Most messages that wait for Redis; more are refused."`
+	RedisAddrs                []string      `default:"localhost:6379" help:"host:port of Redis, of several nodes of a Redis Cluster or, with REDIS_MASTER_NAME, of the Sentinels, separated by commas."`
+	RedisMasterName           string        `help:"Name under which Sentinel knows the master; REDIS_ADDRS are Sentinels then."`
+	RedisSentinelPasswordFile []byte        `type:"filecontent" placeholder:"FILE" help:"File with the password for Sentinel."`
+	RedisReplicas             int           `default:"0" help:"How many replicas must have a message before it is acknowledged."`
+	RedisUsername             string        `help:"User to name to Redis."`
+	RedisPasswordFile         []byte        `type:"filecontent" placeholder:"FILE" help:"File with the password for Redis."`
+	RedisTLS                  bool          `name:"redis-tls" help:"Speak TLS to Redis, whose certificate must be one that the system trusts."`
+	RedisTimeout              time.Duration `default:"250ms" help:"How long to wait for Redis. Keep it below a third of the gateways' REQUEST_TIMEOUT."`
+	RedisQueue                int           `default:"2000" help:"Most messages that wait for Redis; more are refused."`
 
 	MaxInFlight  int           `default:"1000" help:"Most calls that are served at a time; more are refused."`
 	LeaveWait    time.Duration `default:"2s" help:"How long to serve on after leaving etcd, so that every gateway has noticed."`
@@ -76,13 +80,20 @@ func (c *config) check() error {
 			return fmt.Errorf("%s: must be more than 0", name)
 		}
 	}
+	if c.RedisReplicas < 0 {
+		return errors.New("REDIS_REPLICAS: must not be below 0")
+	}
 	return nil
 }
 
-// redis says where Redis is. The password is what the file holds, without the
-// newline that editors leave.
+// redis says where Redis is. A password is what its file holds, without the newline
+// that editors leave.
 func (c *config) redis() redis.UniversalOptions {
-	o := redis.UniversalOptions{Addrs: c.RedisAddrs, Username: c.RedisUsername, Password: strings.TrimRight(string(c.RedisPasswordFile), "\r\n")}
+	password := func(file []byte) string { return strings.TrimRight(string(file), "\r\n") }
+	o := redis.UniversalOptions{
+		Addrs: c.RedisAddrs, Username: c.RedisUsername, Password: password(c.RedisPasswordFile),
+		MasterName: c.RedisMasterName, SentinelPassword: password(c.RedisSentinelPasswordFile),
+	}
 	if c.RedisTLS {
 		o.TLSConfig = &tls.Config{}
 	}

@@ -17,7 +17,7 @@ import (
 // variables are those that parseConfig reads.
 var variables = []string{
 	"LISTEN", "ADVERTISE", "ADMIN_LISTEN", "PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS",
-	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_TIMEOUT", "REDIS_QUEUE", "MAX_IN_FLIGHT",
+	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_MASTER_NAME", "REDIS_SENTINEL_PASSWORD_FILE", "REDIS_REPLICAS", "REDIS_TIMEOUT", "REDIS_QUEUE", "MAX_IN_FLIGHT",
 	"LEAVE_WAIT", "DRAIN_TIMEOUT", "GOGC",
 }
 
@@ -74,6 +74,8 @@ func TestParseConfig_EachSettingIsAFlagAndAVariable(t *testing.T) {
 		"some etcd endpoints": {"--etcd-endpoints", "ETCD_ENDPOINTS", "a:1,b:2", func(c *config) { c.EtcdEndpoints = []string{"a:1", "b:2"} }},
 		"redis addrs":         {"--redis-addrs", "REDIS_ADDRS", "a:1,b:2", func(c *config) { c.RedisAddrs = []string{"a:1", "b:2"} }},
 		"redis username":      {"--redis-username", "REDIS_USERNAME", "im", func(c *config) { c.RedisUsername = "im" }},
+		"redis master name":   {"--redis-master-name", "REDIS_MASTER_NAME", "im", func(c *config) { c.RedisMasterName = "im" }},
+		"redis replicas":      {"--redis-replicas", "REDIS_REPLICAS", "2", func(c *config) { c.RedisReplicas = 2 }},
 		"redis tls":           {"--redis-tls", "REDIS_TLS", "true", func(c *config) { c.RedisTLS = true }},
 		"redis timeout":       {"--redis-timeout", "REDIS_TIMEOUT", "1m1s", func(c *config) { c.RedisTimeout = 61 * time.Second }},
 		"redis queue":         {"--redis-queue", "REDIS_QUEUE", "1", func(c *config) { c.RedisQueue = 1 }},
@@ -135,6 +137,7 @@ func TestParseConfig_NamesTheVariableThatIsWrong(t *testing.T) {
 		"PPROF":               "perhaps",
 		"MAX_TEXT_BYTES":      "64k",
 		"REDIS_PASSWORD_FILE": filepath.Join(t.TempDir(), "missing"),
+		"REDIS_REPLICAS":      "all",
 		"REDIS_TLS":           "perhaps",
 		"REDIS_TIMEOUT":       "250",
 		"REDIS_QUEUE":         "many",
@@ -178,6 +181,7 @@ func TestParseConfig_NamesTheSettingThatIsOutOfRange(t *testing.T) {
 		"MAX_TEXT_BYTES": {"0", "-1"},
 		"REDIS_TIMEOUT":  {"0s", "-1s"},
 		"REDIS_QUEUE":    {"0", "-1"},
+		"REDIS_REPLICAS": {"-1"},
 		"MAX_IN_FLIGHT":  {"0", "-1"},
 		"DRAIN_TIMEOUT":  {"0s", "-1s"},
 	} {
@@ -218,13 +222,15 @@ func TestConfig_ThePasswordEndsBeforeTheNewline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "file")
 			require.NoError(t, os.WriteFile(path, []byte(test.file), 0o600))
-			setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path})
+			setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path, "REDIS_SENTINEL_PASSWORD_FILE": path})
 			cfg, err := parseConfig(nil)
 			require.NoError(t, err)
 			assert.Equal(t, test.password, cfg.redis().Password)
+			assert.Equal(t, test.password, cfg.redis().SentinelPassword)
 		})
 	}
 	assert.Empty(t, defaults().redis().Password, "no file")
+	assert.Empty(t, defaults().redis().SentinelPassword, "no file")
 }
 
 func TestConfig_RedisIsWhereTheSettingsSay(t *testing.T) {
@@ -234,7 +240,12 @@ func TestConfig_RedisIsWhereTheSettingsSay(t *testing.T) {
 	o := cfg.redis()
 	assert.Equal(t, []string{"a:1", "b:2"}, o.Addrs)
 	assert.Equal(t, "im", o.Username)
+	assert.Empty(t, o.MasterName)
 	assert.Nil(t, o.TLSConfig)
+
+	cfg, err = parseConfig([]string{"--redis-master-name=chats"})
+	require.NoError(t, err)
+	assert.Equal(t, "chats", cfg.redis().MasterName)
 
 	cfg, err = parseConfig([]string{"--redis-tls"})
 	require.NoError(t, err)

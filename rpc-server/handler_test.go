@@ -96,7 +96,7 @@ func listen(t testing.TB, h *handler) string {
 func newHandler(t testing.TB) (*handler, *miniredis.Miniredis) {
 	t.Helper()
 	server := miniredis.RunT(t)
-	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000)
+	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { store.Close() }) // is an error if the test closed it
 	return &handler{store: store, maxText: maxText}, server
@@ -366,7 +366,7 @@ func TestTransports_ServeEachKindOfConnection(t *testing.T) {
 func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{silent.Addr().String()}}, patience, 1000)
+	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{silent.Addr().String()}}, patience, 1000, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { store.Close() })
 	r := rig{Client: connect(t, &handler{store: store, maxText: maxText})}

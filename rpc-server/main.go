@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string) error {
 		slog.Debug("the heap has no limit", "err", err)
 	}
 
-	store, err := chat.Open(cfg.redis(), cfg.RedisTimeout, cfg.RedisQueue)
+	store, err := chat.Open(cfg.redis(), cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
 	if err != nil {
 		return err
 	}

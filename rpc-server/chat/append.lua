@@ -1,6 +1,7 @@
 -- Appends a message to its room and gives the send time it has there, in
 -- microseconds since the Unix epoch.
--- KEYS[1]: the room's sorted set. ARGV[1]: the member to add.
+-- KEYS[1]: the room's sorted set. ARGV: the member to add, how many replicas are
+-- waited for.
 --
 -- A new member gets a time above all others, whatever the clock says: positions
 -- never change. Times go in and out as %.0f, since tostring() rounds to 14 digits.
@@ -19,6 +20,12 @@ end
 -- Redis takes no writes.
 local kept = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if kept then
+  -- WAIT waits for what its own connection wrote last. So that a retry waits as well,
+  -- it writes something that leaves nothing: that the room expires, then that it does not.
+  if ARGV[2] ~= '0' then
+    redis.call('PEXPIREAT', KEYS[1], 9999999999999)
+    redis.call('PERSIST', KEYS[1])
+  end
   return string.format('%.0f', tonumber(kept))
 end
 return added

@@ -2,7 +2,6 @@ package chat
 
 import (
 	"context"
-	"net"
 	"strings"
 	"time"
 
@@ -40,7 +39,7 @@ func newMetrics() *metrics {
 // Prometheus.
 func (s *Store) Collectors() []prometheus.Collector {
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for their pipeline."},
-		func() float64 { return float64(s.appends.Len()) })
+		func() float64 { return float64(s.queued.Len()) })
 	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, waiting, pools{s}}
 }
 
@@ -50,9 +49,7 @@ type hook struct {
 	*metrics
 }
 
-func (h hook) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
-}
+func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
@@ -72,15 +69,21 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 	}
 }
 
-// observe counts a round trip of sends or pulls. Those of greetings and health
-// checks are none.
+// observe counts a round trip of sends or pulls. Those of greetings, health checks
+// and the like are none.
 func (h hook) observe(began time.Time, cmds []redis.Cmder, err error) {
-	if !strings.HasPrefix(cmds[0].Name(), "eval") {
+	scripts := 0
+	for _, cmd := range cmds {
+		if strings.HasPrefix(cmd.Name(), "eval") {
+			scripts++
+		}
+	}
+	if scripts == 0 {
 		return
 	}
 	h.duration.WithLabelValues(h.client).Observe(time.Since(began).Seconds())
 	if h.client == "sends" {
-		h.batch.Observe(float64(len(cmds)))
+		h.batch.Observe(float64(scripts))
 	}
 	if err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") { // which is how a script is sent first
 		h.failures.WithLabelValues(h.client).Inc()

@@ -22,26 +22,27 @@ const patience = 30 * time.Second
 // what lies there and puts things there without the store's help.
 type rig struct {
 	*Store
-	addr  string
-	redis *redis.Client
+	addrs string
+	redis redis.UniversalClient
 }
 
-// newRig opens a store on the Redis at addr for as long as the test runs.
-func newRig(t testing.TB, addr string, timeout time.Duration) rig {
+// newRig opens a store on the Redis at addrs, separated by commas, for as long as the
+// test runs.
+func newRig(t testing.TB, addrs string, timeout time.Duration) rig {
 	t.Helper()
-	return newRigWith(t, redis.UniversalOptions{Addrs: []string{addr}}, timeout, 10000)
+	return newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(addrs, ",")}, timeout, 10000, 0)
 }
 
-func newRigWith(t testing.TB, o redis.UniversalOptions, timeout time.Duration, maxQueued int) rig {
+func newRigWith(t testing.TB, o redis.UniversalOptions, timeout time.Duration, maxQueued, replicas int) rig {
 	t.Helper()
-	store, err := Open(o, timeout, maxQueued)
+	store, err := Open(o, timeout, maxQueued, replicas)
 	require.NoError(t, err)
-	client := redis.NewClient(&redis.Options{Addr: o.Addrs[0], ReadTimeout: patience})
+	client := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: o.Addrs, MasterName: o.MasterName, ReadTimeout: patience})
 	t.Cleanup(func() {
 		store.Close() // is an error if the test closed it
 		client.Close()
 	})
-	return rig{store, o.Addrs[0], client}
+	return rig{store, strings.Join(o.Addrs, ","), client}
 }
 
 // onBoth runs test on the stand-in and on a real Redis.

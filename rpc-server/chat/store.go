@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,33 +81,45 @@ type Store struct {
 	timeout time.Duration
 	// Sends and pulls have a client each, so that a large page never delays a send.
 	sends, pulls redis.UniversalClient
-	// appends and pages let concurrent calls share a pipeline, and so a system call
+	servers      servers // of sends
+	// queued and pages let concurrent calls share a pipeline, and so a system call
 	// and, of appends, one flush of Redis's append-only file. A batch whose connection
 	// breaks is sent again: only what may run twice may ride in it.
-	appends, pages queue
-	metrics        *metrics
+	queued, pages queue
+	// appends runs what appends a message: queued or, where replicas are waited for,
+	// replicated.
+	appends  executor
+	replicas int
+	metrics  *metrics
 	// sent counts messages, so that a large page can tell that it is not alone.
 	sent atomic.Int64
 }
 
-// Open prepares a store in the Redis that o leads to. Each call, and each read and
-// write of a connection, may take timeout; at most maxQueued messages, and as many
-// pages, wait for their turn, and more are refused with ErrUnavailable. Open does
-// not wait for Redis; Ping tells whether it answers.
-func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued int) (*Store, error) {
+// Open prepares a store in the Redis that o leads to: one server, the master that
+// Sentinel names if o has a MasterName, or a Redis Cluster if it has several Addrs.
+// Each call, and each read and write of a connection, may take timeout; at most
+// maxQueued messages, and as many pages, wait for their turn, and more are refused
+// with ErrUnavailable. A message counts as stored once so many replicas have it, too;
+// with 0, once the master has. Open does not wait for Redis; Ping tells whether it
+// answers.
+func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued, replicas int) (*Store, error) {
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
-	s := &Store{timeout: timeout, sends: redis.NewUniversalClient(&o), pulls: redis.NewUniversalClient(&o), metrics: newMetrics()}
-	s.sends.AddHook(hook{"sends", s.metrics})
-	s.pulls.AddHook(hook{"pulls", s.metrics})
+	s := &Store{timeout: timeout, replicas: replicas, metrics: newMetrics()}
+	s.sends, s.servers = connect(&o, hook{"sends", s.metrics})
+	s.pulls, _ = connect(&o, hook{"pulls", s.metrics})
 	var err error
 	shared := &redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued}
-	if s.appends.AutoPipeliner, err = s.sends.AsyncAutoPipelineWithOptions(shared); err == nil {
+	if s.queued.AutoPipeliner, err = s.sends.AsyncAutoPipelineWithOptions(shared); err == nil {
 		s.pages.AutoPipeliner, err = s.pulls.AsyncAutoPipelineWithOptions(shared)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
+	}
+	s.appends = s.queued
+	if replicas > 0 {
+		s.appends = replicated{s.servers, replicas, timeout / 3}
 	}
 	return s, nil
 }
@@ -132,17 +145,18 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Append stores m at the end of its room and gives its send time in microseconds
 // since the Unix epoch. When it returns, Redis has the message as durable as its
-// configuration says. A message already there stays as it is.
+// configuration says, and so have as many replicas as are waited for. A message already
+// there stays as it is.
 //
-// The error wraps ErrUnavailable, is that of ctx, or is a defect; the message
-// may have been stored all the same.
+// The error wraps ErrUnavailable, and ErrFewReplicas where that is why, is that of ctx,
+// or is a defect; the message may have been stored all the same.
 func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
 	s.sent.Add(1)
 	ctx, span := traceCall(ctx, "append")
 	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	reply, err := eval(ctx, s.appends, redis.NewStringCmd, appendScript, m.room.key(), appendMember(nil, m))
+	reply, err := eval(ctx, s.appends, redis.NewStringCmd, appendScript, m.room.key(), appendMember(nil, m), s.replicas)
 	if err != nil {
 		return 0, failure(ctx, err)
 	}
@@ -275,7 +289,7 @@ func failure(ctx context.Context, err error) error {
 // refused tells whether Redis says by reply that it will not serve for now.
 func refused(reply redis.Error) bool {
 	return slices.ContainsFunc([]string{
-		"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "max number of clients",
+		"ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "max number of clients",
 	}, func(prefix string) bool { return redis.HasErrorPrefix(reply, prefix) })
 }
 
@@ -289,7 +303,8 @@ var durable = []struct{ name, want string }{
 }
 
 // Durability is what the settings of Redis are by which it keeps, or loses, what
-// it acknowledged: a value by name.
+// it acknowledged: a value by name. Where masters of a Redis Cluster differ, it is
+// one that may lose messages.
 type Durability map[string]string
 
 // Weak lists the settings that may lose messages, each as "name is value, not
@@ -307,13 +322,24 @@ func (d Durability) Weak() []string {
 // Durability asks for the settings. The error is that of a Redis that does not
 // answer or does not show them.
 func (s *Store) Durability(ctx context.Context) (Durability, error) {
+	var mu sync.Mutex
 	d := Durability{}
-	for _, setting := range durable {
-		config, err := s.sends.ConfigGet(ctx, setting.name).Result()
-		if err != nil {
-			return nil, err
+	err := s.servers.each(ctx, func(ctx context.Context, server *redis.Client) error {
+		for _, setting := range durable {
+			config, err := server.ConfigGet(ctx, setting.name).Result()
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			if got := d[setting.name]; got == "" || got == setting.want {
+				d[setting.name] = config[setting.name]
+			}
+			mu.Unlock()
 		}
-		d[setting.name] = config[setting.name]
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return d, nil
 }

@@ -24,7 +24,7 @@ const short = 200 * time.Millisecond
 func TestStore_IsUnavailableWhileRedisIsFrozenAndThenGoesOn(t *testing.T) {
 	t.Parallel()
 	server := ownRedis(t)
-	s, patient := newRig(t, server.addr, short), newRig(t, server.addr, patience)
+	s, patient := newRig(t, server.addrs(), short), newRig(t, server.addrs(), patience)
 	chat := newChat()
 	m := keyed(t, chat, "ann", "hello", "k")
 	q := query(t, chat, 0, 10, false, 0)
@@ -60,7 +60,7 @@ func TestStore_KeepsWhatItAcknowledgedWhenRedisIsKilled(t *testing.T) {
 	t.Parallel()
 	const senders, enough = 8, 200
 	server := ownRedis(t)
-	s := newRig(t, server.addr, patience)
+	s := newRig(t, server.addrs(), patience)
 	chat := newChat()
 	q := query(t, chat, 0, 10, false, 0)
 	var (
@@ -121,7 +121,7 @@ func TestStore_KeepsWhatItAcknowledgedWhenRedisIsKilled(t *testing.T) {
 
 func TestStore_AFullRedisServesWhatNeedsNoMemory(t *testing.T) {
 	t.Parallel()
-	s := newRig(t, ownRedis(t).addr, patience)
+	s := newRig(t, ownRedis(t).addrs(), patience)
 	chat := newChat()
 	m := keyed(t, chat, "ann", "hello", "k")
 	sent := s.append(t, m)
@@ -156,10 +156,14 @@ func TestAppend_IsUnavailableWhereRedisTakesNoWrites(t *testing.T) {
 			s.config(t, "min-replicas-to-write", "1")
 		}, true},
 	}
+	if *onCluster { // which has no REPLICAOF
+		delete(tests, "replica")
+		delete(tests, "replica that does not serve stale data")
+	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newRig(t, ownRedis(t).addr, patience)
+			s := newRig(t, ownRedis(t).addrs(), patience)
 			chat := newChat()
 			sent := s.append(t, newMessage(t, chat, "ann", "hello"))
 
@@ -181,7 +185,7 @@ func TestAppend_IsUnavailableWhereRedisTakesNoWrites(t *testing.T) {
 
 func TestStore_IsUnavailableWhileAScriptKeepsRedisBusy(t *testing.T) {
 	t.Parallel()
-	s := newRig(t, ownRedis(t).addr, patience)
+	s := newRig(t, ownRedis(t).addrs(), patience)
 	s.requireWorks(t)
 	s.config(t, "busy-reply-threshold", "1")
 
@@ -199,7 +203,7 @@ func TestStore_IsUnavailableWhileAScriptKeepsRedisBusy(t *testing.T) {
 
 func TestStore_IsUnavailableWhereRedisHasNoRoomForAClient(t *testing.T) {
 	t.Parallel()
-	s := newRig(t, ownRedis(t).addr, short)
+	s := newRig(t, ownRedis(t).addrs(), short)
 	s.config(t, "maxclients", "1") // the one that says so
 	s.requireUnavailable(t, newChat())
 
@@ -210,7 +214,7 @@ func TestStore_IsUnavailableWhereRedisHasNoRoomForAClient(t *testing.T) {
 func TestStore_TheCallersDeadlineIsNotTheStores(t *testing.T) {
 	t.Parallel()
 	server := ownRedis(t)
-	s := newRig(t, server.addr, patience)
+	s := newRig(t, server.addrs(), patience)
 	s.requireWorks(t)
 	server.freeze(t)
 
@@ -229,7 +233,7 @@ func TestStore_TheCallersDeadlineIsNotTheStores(t *testing.T) {
 func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
 	t.Parallel()
 	server := ownRedis(t)
-	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{server.addr}}, patience, 1)
+	s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(server.addrs(), ",")}, patience, 1, 0)
 	chat := newChat()
 	server.freeze(t)
 
@@ -252,7 +256,7 @@ func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
 
 func TestDurability_ListsEachSettingThatMayLoseMessages(t *testing.T) {
 	t.Parallel()
-	s := newRig(t, ownRedis(t).addr, patience)
+	s := newRig(t, ownRedis(t).addrs(), patience)
 	settings, err := s.Durability(t.Context())
 	require.NoError(t, err)
 	require.Len(t, settings, 4)
@@ -277,9 +281,9 @@ func TestDurability_ListsEachSettingThatMayLoseMessages(t *testing.T) {
 func TestDurability_IsAnErrorWhereRedisDoesNotShowItsSettings(t *testing.T) {
 	t.Parallel()
 	server := ownRedis(t)
-	admin := newRig(t, server.addr, patience)
+	admin := newRig(t, server.addrs(), patience)
 	require.NoError(t, admin.redis.Do(t.Context(), "ACL", "SETUSER", "im", "on", ">secret", "~chat:*", "+@all", "-config").Err())
-	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{server.addr}, Username: "im", Password: "secret"}, patience, 10)
+	s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(server.addrs(), ","), Username: "im", Password: "secret"}, patience, 10, 0)
 	s.requireWorks(t)
 	_, err := s.Durability(t.Context())
 	require.ErrorContains(t, err, "NOPERM")
@@ -289,7 +293,7 @@ func TestDurability_IsAnErrorWhereRedisDoesNotShowItsSettings(t *testing.T) {
 // holds Redis up, too, so only a page that is slow each time counts.
 func TestPage_HoldsRedisForAMomentOnly(t *testing.T) {
 	const count, attempts = 1000, 5
-	s := newRig(t, ownRedis(t).addr, patience)
+	s := newRig(t, ownRedis(t).addrs(), patience)
 	chat := newChat()
 	text := a(64 << 10)
 	s.fill(t, chat, count, func(int) string { return text })

@@ -574,7 +574,7 @@ func TestClose_StoresWhatItAcknowledged(t *testing.T) {
 		require.NoError(t, s.Close())
 		<-done
 
-		other := newRig(t, s.addr, patience)
+		other := newRig(t, s.addrs, patience)
 		var stored []int64
 		for _, e := range other.all(t, chat) {
 			stored = append(stored, e.Time)
@@ -588,6 +588,8 @@ func TestClose_StoresWhatItAcknowledged(t *testing.T) {
 func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 	t.Parallel()
 	tests := map[string]bool{ // whether it is unavailable
+		"ASK 1 127.0.0.1:1":   true,
+		"MOVED 1 127.0.0.1:1": true,
 		"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.": true,
 		"CLUSTERDOWN The cluster is down":                                                        true,
 		"LOADING Redis is loading the dataset in memory":                                         true,

@@ -1,0 +1,181 @@
+package chat
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The tests of this file start several servers: a Redis Cluster, or a master with
+// replicas.
+
+// ownCluster starts a Redis Cluster for this test alone.
+func ownCluster(t *testing.T, masters int) []*redisServer {
+	t.Helper()
+	servers, err := startCluster(t.TempDir(), masters)
+	skipWithoutRedis(t, err)
+	for _, s := range servers {
+		t.Cleanup(s.kill)
+	}
+	return servers
+}
+
+// addReplica starts a replica of s in its Redis Cluster, which knows so many nodes then.
+func (s *redisServer) addReplica(t *testing.T, nodes int) *redisServer {
+	t.Helper()
+	replica, err := startClusterNode(t.TempDir())
+	require.NoError(t, err)
+	t.Cleanup(replica.kill)
+	require.NoError(t, replica.meet(t.Context(), s))
+	require.NoError(t, replica.untilInfo(t.Context(), "cluster_known_nodes:"+strconv.Itoa(nodes)+"\r", "cluster_state:ok"))
+	client := replica.client()
+	defer client.Close()
+	require.NoError(t, client.ClusterReplicate(t.Context(), s.id(t)).Err())
+	s.untilReplicas(t, 1)
+	return replica
+}
+
+// id is the server's in its Redis Cluster.
+func (s *redisServer) id(t testing.TB) string {
+	t.Helper()
+	client := s.client()
+	defer client.Close()
+	id, err := client.ClusterMyID(t.Context()).Result()
+	require.NoError(t, err)
+	return id
+}
+
+// untilReplicas waits until so many replicas have all that the server has.
+func (s *redisServer) untilReplicas(t *testing.T, n int64) {
+	t.Helper()
+	client := s.client()
+	defer client.Close()
+	eventually(t, func(t *assert.CollectT) {
+		pipe := client.Pipeline()
+		pipe.Publish(context.Background(), "any", "word") // is something to wait for
+		wait := pipe.Do(context.Background(), "wait", n, 100)
+		_, err := pipe.Exec(context.Background())
+		require.NoError(t, err)
+		require.EqualValues(t, n, wait.Val())
+	})
+}
+
+// moveSlot moves the slot of key to another master, bit by bit, and calls after for
+// each step.
+func moveSlot(t *testing.T, key string, from, to *redisServer, after func(step string)) {
+	t.Helper()
+	source, target := from.client(), to.client()
+	defer source.Close()
+	defer target.Close()
+	slot, err := source.ClusterKeySlot(t.Context(), key).Result()
+	require.NoError(t, err)
+	do := func(client *redis.Client, args ...any) {
+		t.Helper()
+		require.NoError(t, client.Do(t.Context(), args...).Err())
+	}
+	do(target, "cluster", "setslot", slot, "importing", from.id(t))
+	do(source, "cluster", "setslot", slot, "migrating", to.id(t))
+	after("about to move")
+	host, port, _ := strings.Cut(to.addr, ":")
+	do(source, "migrate", host, port, key, 0, 1000)
+	after("moved, its slot has not")
+	for _, client := range []*redis.Client{target, source} {
+		do(client, "cluster", "setslot", slot, "node", to.id(t))
+	}
+	after("moved with its slot")
+}
+
+func TestStore_FollowsAChatThatMovesToAnotherMaster(t *testing.T) {
+	t.Parallel()
+	for _, replicas := range []int{0, 1} {
+		t.Run(strconv.Itoa(replicas)+" replicas", func(t *testing.T) {
+			t.Parallel()
+			servers := ownCluster(t, 2)
+			if replicas > 0 {
+				servers[0].addReplica(t, 3)
+				servers[1].addReplica(t, 4)
+			}
+			s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(addrs(servers), ",")}, patience, 100, replicas)
+			chat := newChat()
+			key := "chat:" + chat
+			var want []Entry
+			works := func(step string) {
+				t.Helper()
+				want = append(want, Entry{"ann", step, s.append(t, newMessage(t, chat, "ann", step))})
+				assert.Equal(t, want, s.all(t, chat), step)
+			}
+			works("at the first master")
+			first := servers[0].client()
+			defer first.Close()
+			if n, err := first.Exists(t.Context(), key).Result(); err != nil || n == 0 { // not the one that has it
+				servers[0], servers[1] = servers[1], servers[0]
+			}
+			moveSlot(t, key, servers[0], servers[1], works)
+			moveSlot(t, key, servers[1], servers[0], works)
+		})
+	}
+}
+
+func TestAppend_WaitsForReplicasAndARetryWaitsAgain(t *testing.T) {
+	t.Parallel()
+	master, err := startRedis(t.TempDir())
+	skipWithoutRedis(t, err)
+	t.Cleanup(master.kill)
+	host, port, _ := strings.Cut(master.addr, ":")
+	replica, err := startRedis(t.TempDir(), "--replicaof", host+" "+port)
+	require.NoError(t, err)
+	t.Cleanup(replica.kill)
+	master.untilReplicas(t, 1)
+
+	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{master.addr}}, time.Second, 100, 1)
+	chat := newChat()
+	sent := []Entry{{"ann", "hello", s.append(t, newMessage(t, chat, "ann", "hello"))}}
+	there := newRig(t, replica.addr, patience)
+	assert.Equal(t, sent, there.all(t, chat), "the replica has what was acknowledged")
+
+	replica.freeze(t)
+	m := keyed(t, chat, "ann", "more", "k")
+	others := newRig(t, master.addr, patience)
+	for range 3 { // on connections that wrote something else since, and that did not
+		_, err := s.Append(t.Context(), m)
+		require.ErrorIs(t, err, ErrFewReplicas)
+		require.ErrorIs(t, err, ErrUnavailable)
+	}
+	assert.Len(t, others.all(t, chat), 2, "it is stored, once")
+
+	replica.thaw(t)
+	eventually(t, func(t *assert.CollectT) {
+		_, err := s.Append(context.Background(), m)
+		require.NoError(t, err)
+	})
+	assert.Equal(t, others.all(t, chat), there.all(t, chat))
+	assert.Len(t, there.all(t, chat), 2)
+	expires, err := others.redis.TTL(t.Context(), "chat:"+chat).Result()
+	require.NoError(t, err)
+	assert.Equal(t, time.Duration(-1), expires, "must not expire")
+}
+
+func TestDurability_IsThatOfTheWeakestMaster(t *testing.T) {
+	t.Parallel()
+	servers := ownCluster(t, 3)
+	s := newRig(t, addrs(servers), patience)
+	settings, err := s.Durability(t.Context())
+	require.NoError(t, err)
+	require.Len(t, settings, 4)
+	require.Empty(t, settings.Weak())
+
+	weak := servers[1].client()
+	defer weak.Close()
+	require.NoError(t, weak.ConfigSet(t.Context(), "appendfsync", "everysec").Err())
+	for range 5 { // in whatever order they answer
+		settings, err = s.Durability(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{`appendfsync is "everysec", not "always"`}, settings.Weak())
+	}
+}
