@@ -142,10 +142,13 @@ func TestAppend_WaitsForReplicasAndARetryWaitsAgain(t *testing.T) {
 	replica.freeze(t)
 	m := keyed(t, chat, "ann", "more", "k")
 	others := newRig(t, master.addr, patience)
-	for range 3 { // on connections that wrote something else since, and that did not
+	written := others.writes(t)
+	for range 3 {
 		_, err := s.Append(t.Context(), m)
 		require.ErrorIs(t, err, ErrFewReplicas)
 		require.ErrorIs(t, err, ErrUnavailable)
+		require.Greater(t, others.writes(t), written, "a Redis of version 7.2 waits only for what its connection wrote")
+		written = others.writes(t)
 	}
 	assert.Len(t, others.all(t, chat), 2, "it is stored, once")
 
@@ -178,4 +181,16 @@ func TestDurability_IsThatOfTheWeakestMaster(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []string{`appendfsync is "everysec", not "always"`}, settings.Weak())
 	}
+}
+
+// writes counts what Redis has to replicate and to save since it was started.
+func (s rig) writes(t testing.TB) int {
+	t.Helper()
+	info, err := s.redis.Info(t.Context(), "persistence").Result()
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(info, "rdb_changes_since_last_save:")
+	writes, _, _ := strings.Cut(rest, "\r")
+	n, err := strconv.Atoi(writes)
+	require.NoError(t, err)
+	return n
 }
