@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,15 +23,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// composition is the system of docker-compose.yml, under a project and on a port
-// of its own, with its servers' logs at debug level.
+// composition is the system of docker-compose.yml and of more files, under a project
+// and on a port of its own, with its servers' logs at debug level.
 type composition struct {
 	t       *testing.T
 	command []string
 	port    string
 }
 
-func compose(t *testing.T) *composition {
+func compose(t *testing.T, more ...string) *composition {
 	t.Helper()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -43,7 +44,10 @@ func compose(t *testing.T) *composition {
 	if exec.Command("docker", "compose", "version").Run() == nil {
 		command = []string{"docker", "compose"}
 	}
-	command = append(command, "-p", "im-test", "-f", "../../docker-compose.yml", "-f", override)
+	command = append(command, "-p", "im-test", "-f", "../../docker-compose.yml")
+	for _, file := range append(more, override) {
+		command = append(command, "-f", file)
+	}
 	c := &composition{t, command, port}
 	t.Cleanup(func() { c.run("down", "-v", "--remove-orphans") })
 	return c
@@ -238,4 +242,45 @@ func TestCompose_KeepsEveryMessageInOrderWhateverStops(t *testing.T) {
 	c.run("down")
 	c.run("up", "-d", "--no-build")
 	same("after down and up")
+}
+
+func TestCompose_ClusterServesWithoutTheMasterOfAChat(t *testing.T) {
+	c := compose(t, "../../docker-compose.cluster.yml")
+	c.run("up", "--build", "-d")
+	var sent []string
+	send := func(when string) {
+		t.Helper()
+		for i := range 50 {
+			// The first ones may be refused, and so may be stored.
+			text := fmt.Sprint(i, " ", when)
+			eventually(t, func() bool { status, err := c.post(text); return err == nil && status == 200 }, "it sends "+when)
+			sent = append(sent, text)
+		}
+		texts, err := c.texts()
+		require.NoError(t, err)
+		require.Equal(t, sent, slices.Compact(texts), when)
+	}
+	send("at first")
+
+	redis := func(service string, args ...string) string {
+		t.Helper()
+		return docker(t, append([]string{"exec", c.containers(service)[0], "redis-cli"}, args...)...)
+	}
+	master := ""
+	nodes := []string{"redis", "redis-2", "redis-3", "redis-4", "redis-5", "redis-6"}
+	for _, node := range nodes {
+		if strings.HasPrefix(redis(node, "role"), "master") && redis(node, "--scan", "--pattern", "chat:jack:marcus") != "" {
+			master = node
+		}
+	}
+	require.NotEmpty(t, master)
+	id := c.containers(master)[0]
+	docker(t, "kill", id)
+	eventually(t, func() bool { texts, err := c.texts(); return err == nil && len(texts) >= len(sent) }, "another takes over")
+	docker(t, "start", id)
+	send("after another took over")
+
+	c.run("down")
+	c.run("up", "-d", "--no-build")
+	send("after down and up")
 }

@@ -622,7 +622,7 @@ func TestK8s_EveryHostIsAServiceOrOneOfItsPods(t *testing.T) {
 			}
 		}
 		if m.production {
-			assert.Equal(t, []string{"redis.example.com:6379"}, outside)
+			assert.Equal(t, []string{"redis-0.example.com:6379", "redis-1.example.com:6379", "redis-2.example.com:6379"}, outside)
 		} else {
 			assert.Empty(t, outside)
 		}
