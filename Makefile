@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults bench pgo jmeter jmeter-test compose-test cluster-test vulncheck lint generate
+.PHONY: help run test check faults redis-cluster-test bench pgo jmeter jmeter-test compose-test cluster-test vulncheck lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## start the whole system on localhost:8080 until Ctrl-C
 	@echo 'building the launcher'
@@ -28,6 +28,12 @@ faults: ## break everything for long while the checker runs, and write docs/faul
 	@echo 'building the test runner'
 	@go build -C tools/test -o ../../.bin/test .
 	@.bin/test -count=1 -timeout=30m e2e/faults:-full=true
+
+redis-cluster-test: ## run the tests of rpc-server's store and of the whole once more, on a Redis Cluster
+	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis protoc=protobuf-compiler:protobuf thrift=thrift-compiler wrk=wrk
+	@echo 'building the test runner'
+	@go build -C tools/test -o ../../.bin/test .
+	@.bin/test -count=1 -timeout=15m rpc-server/chat:-race,.,-cluster e2e:.,-redis=cluster
 
 bench: ## measure the system on this machine, and write docs/benchmarks.md
 	@tools/install redis-server=redis-server:redis wrk=wrk

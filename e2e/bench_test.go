@@ -28,6 +28,10 @@ func TestBench_MeasuresEveryLoad(t *testing.T) {
 	}
 	assert.Regexp(t, `(?m)^\| send \| \d+ \| 100\.00 % \|`, string(text), "open loop")
 	assert.Contains(t, string(text), "redis")
+	for _, store := range []string{"one Redis", "a Redis Cluster", "a Redis Cluster, one replica waited for"} {
+		assert.Regexp(t, `(?m)^\| send \| `+store+` \| [1-9]\d* \|`, string(text))
+		assert.Regexp(t, `(?m)^\| pull of ten \| `+store+` \| [1-9]\d* \|`, string(text))
+	}
 	for _, grown := range []string{"append-only file", "pull of ten in the middle", "one hot chat", "pages", "pages of 4 MiB", "number of rpc-servers"} {
 		assert.Regexp(t, `(?m)^\|.*`+grown+`.*\| [0-9.]+ \|`, string(text))
 	}

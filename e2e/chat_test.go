@@ -102,17 +102,19 @@ func TestSend_RetryWithTheSameKeyStoresNothingTwice(t *testing.T) {
 }
 
 func TestBadInput_IsRefusedWithAProblemAndReachesNoRedis(t *testing.T) {
-	db := redis.NewClient(&redis.Options{Addr: shared.Redis.Addr})
-	t.Cleanup(func() { db.Close() })
 	calls := func() string {
-		stats, err := db.Info(t.Context(), "commandstats").Result()
-		require.NoError(t, err)
 		var scripts []string
-		for line := range strings.Lines(stats) {
-			if strings.HasPrefix(line, "cmdstat_eval") {
-				name, rest, _ := strings.Cut(line, ":")
-				n, _, _ := strings.Cut(rest, ",")
-				scripts = append(scripts, name+" "+n)
+		for _, p := range shared.Redis {
+			db := redis.NewClient(&redis.Options{Addr: p.Addr})
+			stats, err := db.Info(t.Context(), "commandstats").Result()
+			require.NoError(t, err)
+			db.Close()
+			for line := range strings.Lines(stats) {
+				if strings.HasPrefix(line, "cmdstat_eval") {
+					name, rest, _ := strings.Cut(line, ":")
+					n, _, _ := strings.Cut(rest, ",")
+					scripts = append(scripts, p.Name+" "+name+" "+n)
+				}
 			}
 		}
 		return strings.Join(scripts, "; ")
@@ -152,7 +154,7 @@ func TestBadInput_IsRefusedWithAProblemAndReachesNoRedis(t *testing.T) {
 func TestRedis_HoldsOneSortedSetAChat(t *testing.T) {
 	chat, a, b := newChat(t)
 	send(t, shared.URL(), strings.ToUpper(chat), `say "hi" <&>`+"\n", a, "Idempotency-Key", "k")
-	db := redis.NewClient(&redis.Options{Addr: shared.Redis.Addr})
+	db := shared.RedisClient()
 	t.Cleanup(func() { db.Close() })
 	entries, err := db.ZRangeWithScores(t.Context(), "chat:"+strings.ToLower(a+":"+b), 0, -1).Result()
 	require.NoError(t, err)

@@ -119,7 +119,9 @@ func TestStart_ServersWaitForEtcdAndRedis(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(o *stack.Options) { o.RPCServers, o.Gateways = 0, 0 })
 	require.NoError(t, s.Etcd.Stop())
-	require.NoError(t, s.Redis.Stop())
+	for _, p := range s.Redis {
+		require.NoError(t, p.Stop())
+	}
 
 	rpcServer, gateway := s.AddRPCServer(), s.AddGateway()
 	require.NoError(t, rpcServer.Start())
@@ -140,8 +142,13 @@ func TestStart_ServersWaitForEtcdAndRedis(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, http.StatusServiceUnavailable, status, "without Redis an rpc-server stays registered and says that it cannot")
 
-	require.NoError(t, s.Redis.Start())
+	for _, p := range s.Redis {
+		require.NoError(t, p.Start())
+	}
 	require.NoError(t, rpcServer.Wait(t.Context()))
-	send(t, s.URL(), chat, "hello", sender)
+	eventually(t, func() bool { // a Redis Cluster answers before it serves
+		status, err := post(s.URL(), chat, "hello", sender, "Idempotency-Key", "k")
+		return err == nil && status == http.StatusOK
+	}, "a message is sent")
 	assert.Len(t, pullAll(t, s.URL(), chat), 1)
 }

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"im/e2e/stack"
 )
 
+var topology = flag.String("redis", "single", "Redis that messages are kept in: single, sentinel or cluster")
+
 // bin is the folder of the binaries, our servers with the race detector.
 var bin string
 
@@ -27,6 +30,7 @@ var shared *stack.Stack
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	flag.Parse()
 	dir, err := os.MkdirTemp("", "im-e2e-")
 	if err != nil {
 		return failed(err)
@@ -61,7 +65,7 @@ func failed(err error) int {
 func options(dir string) stack.Options {
 	return stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"),
-		RPCServers: 2, Gateways: 1,
+		Topology: stack.Topology(*topology), RPCServers: 2, Gateways: 1,
 		// The race detector and a busy machine make everything slow.
 		Settings: []string{"LOG_LEVEL=debug", "DRAIN_TIMEOUT=1s", "REQUEST_TIMEOUT=9s", "REDIS_TIMEOUT=2500ms"},
 	}

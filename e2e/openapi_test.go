@@ -22,7 +22,6 @@ import (
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -534,7 +533,7 @@ func TestOpenAPI_AnswersOfAFailingServiceAreThoseDescribed(t *testing.T) {
 		}
 	}
 
-	db := redis.NewClient(&redis.Options{Addr: s.Redis.Addr})
+	db := s.RedisClient()
 	t.Cleanup(func() { db.Close() })
 	require.NoError(t, db.Set(t.Context(), "chat:jack:marcus", "no sorted set", 0).Err())
 	gives(500, "defect")

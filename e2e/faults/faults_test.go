@@ -35,6 +35,11 @@ var faults = []fault{
 	{id: "redis-disturbed", name: "SCRIPT FLUSH, CLIENT KILL of all, CLIENT PAUSE 300 ms, again and again", brief: 6 * time.Second, full: 60 * time.Second, breaks: disturbRedis},
 	{id: "etcd-away", name: "etcd stopped for 90 s, then started empty; a gateway started meanwhile", brief: 10 * time.Second, full: 130 * time.Second, breaks: stopEtcd},
 	{id: "clock-back", name: "Redis's clock set back an hour while it runs", brief: 5 * time.Second, full: 20 * time.Second, change: movableClock, breaks: moveClock},
+	{id: "slots-moved", name: "slots of a Redis Cluster moved from master to master, with their chats", brief: 6 * time.Second, full: 60 * time.Second, change: redisIs(stack.Cluster, 0), breaks: moveSlots},
+	{id: "cluster-failover", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, again and again; one replica waited for", brief: 12 * time.Second, full: 90 * time.Second, change: redisIs(stack.Cluster, 1), breaks: killMasters, kept: acknowledged},
+	{id: "sentinel-failover", name: "SIGKILL of a master under Sentinel whose two replicas are 0.3 s behind, again and again; one replica waited for", full: 90 * time.Second, change: redisIs(stack.Sentinel, 1), breaks: killMasters, kept: acknowledged},
+	{id: "cluster-failover-unwaited", name: "the same on the Redis Cluster, no replica waited for: a loss is told by `total` < `cursor`, not prevented", full: 60 * time.Second, change: redisIs(stack.Cluster, 0), breaks: killMasters, kept: once, after: lossIsTold},
+	{id: "sentinel-failover-unwaited", name: "the same under Sentinel, no replica waited for", full: 60 * time.Second, change: redisIs(stack.Sentinel, 0), breaks: killMasters, kept: once, after: lossIsTold},
 	{id: "overload", name: "twice the load that MAX_IN_FLIGHT=4 lets through", brief: 6 * time.Second, full: 60 * time.Second, noRetry: true, change: lowLimit, rate: twiceTheCapacity, breaks: func(_ context.Context, s *scene) { s.times.Add(1) }, after: recovered},
 }
 
@@ -95,10 +100,10 @@ func freezeRPCServer(ctx context.Context, s *scene) {
 func killRedis(ctx context.Context, s *scene) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		s.Redis.Kill()
+		s.Redis[0].Kill()
 		s.times.Add(1)
 		sleep(ctx, time.Second)
-		s.start(s.Redis)
+		s.start(s.Redis[0])
 		s.allow("", http.StatusServiceUnavailable, began, time.Now().Add(time.Second))
 		sleep(ctx, 3*time.Second)
 	}
@@ -134,22 +139,22 @@ func fillDisk(ctx context.Context, s *scene) {
 		full, cancel := context.WithTimeout(ctx, 5*time.Second)
 		for full.Err() == nil {
 			select {
-			case <-s.Redis.Done():
+			case <-s.Redis[0].Done():
 				s.times.Add(1)
 				sleep(full, 200*time.Millisecond)
-				assert.NoError(s, s.Redis.Start())
+				assert.NoError(s, s.Redis[0].Start())
 			case <-full.Done():
 			}
 		}
 		cancel()
 		assert.NoError(s, os.Remove(filler))
 		select {
-		case <-s.Redis.Done():
-			assert.NoError(s, s.Redis.Start())
+		case <-s.Redis[0].Done():
+			assert.NoError(s, s.Redis[0].Start())
 		default:
 		}
 		ready, cancel := context.WithTimeout(context.Background(), time.Minute)
-		assert.NoError(s, s.Redis.Wait(ready))
+		assert.NoError(s, s.Redis[0].Wait(ready))
 		cancel()
 		s.allow("", http.StatusServiceUnavailable, began, time.Now().Add(time.Second))
 		sleep(ctx, 5*time.Second)
@@ -157,8 +162,8 @@ func fillDisk(ctx context.Context, s *scene) {
 }
 
 // redisClient speaks to the Redis of the scene.
-func (s *scene) redisClient() *redis.Client {
-	c := redis.NewClient(&redis.Options{Addr: s.Redis.Addr})
+func (s *scene) redisClient() redis.UniversalClient {
+	c := s.RedisClient()
 	s.Cleanup(func() { c.Close() })
 	return c
 }
@@ -257,6 +262,109 @@ func moveClock(ctx context.Context, s *scene) {
 		assert.Less(s, c.Time(ctx).Val(), before, "the clock has moved")
 	}
 	sleep(ctx, time.Hour)
+}
+
+// redisIs has the stack run Redis in a topology, and wait for replicas.
+func redisIs(topology stack.Topology, replicas int) func(*testing.T, *stack.Options) {
+	return func(_ *testing.T, o *stack.Options) {
+		o.Topology = topology
+		o.Settings = append(o.Settings, fmt.Sprint("REDIS_REPLICAS=", replicas))
+	}
+}
+
+// moveSlots moves one slot with chats after the other to the next master, in the steps
+// of Redis's own redis-cli --cluster reshard, which requests come between.
+func moveSlots(ctx context.Context, s *scene) {
+	background := context.Background()
+	var masters []*redis.Client
+	var ids []string
+	for _, p := range s.Masters(ctx) {
+		c := redis.NewClient(&redis.Options{Addr: p.Addr})
+		defer c.Close()
+		masters, ids = append(masters, c), append(ids, c.ClusterMyID(ctx).Val())
+	}
+	const between = 20 * time.Millisecond
+	for i := 0; ctx.Err() == nil; i++ {
+		n, next := i%len(masters), (i+1)%len(masters)
+		from, to := masters[n], masters[next]
+		key, err := from.RandomKey(background).Result()
+		if err != nil { // it has none left
+			sleep(ctx, between)
+			continue
+		}
+		slot := from.ClusterKeySlot(background, key).Val()
+		assert.NoError(s, to.Do(background, "cluster", "setslot", slot, "importing", ids[n]).Err())
+		assert.NoError(s, from.Do(background, "cluster", "setslot", slot, "migrating", ids[next]).Err())
+		sleep(ctx, between)
+		host, port, _ := strings.Cut(to.Options().Addr, ":")
+		for _, key := range from.ClusterGetKeysInSlot(background, int(slot), 1000).Val() {
+			assert.NoError(s, from.Do(background, "migrate", host, port, key, 0, 5000).Err())
+			sleep(ctx, between)
+		}
+		for _, c := range []*redis.Client{to, from, masters[(i+2)%len(masters)]} {
+			assert.NoError(s, c.Do(background, "cluster", "setslot", slot, "node", ids[next]).Err())
+		}
+		s.times.Add(1)
+		sleep(ctx, between)
+	}
+}
+
+// killMasters lets the replicas of one master after the other fall behind, kills it, and
+// starts it again, as a replica, once another has taken over.
+func killMasters(ctx context.Context, s *scene) {
+	atFirst := len(s.Masters(ctx))
+	for i := 0; ctx.Err() == nil; i++ {
+		master := s.Masters(ctx)[i%atFirst]
+		replicas := s.ReplicasOf(ctx, master)
+		began := time.Now()
+		for _, p := range replicas {
+			assert.NoError(s, p.Signal(syscall.SIGSTOP))
+		}
+		c := redis.NewClient(&redis.Options{Addr: master.Addr})
+		assert.NoError(s, c.ClientKillByFilter(context.Background(), "TYPE", "REPLICA").Err()) // what it sends is lost, too
+		c.Close()
+		sleep(ctx, 300*time.Millisecond)
+		master.Kill()
+		s.times.Add(1)
+		for _, p := range replicas {
+			assert.NoError(s, p.Signal(syscall.SIGCONT))
+		}
+		killed := time.Now()
+		healing, cancel := context.WithTimeout(context.Background(), time.Minute)
+		for len(s.Masters(healing)) < atFirst && sleep(healing, 20*time.Millisecond) {
+		}
+		s.Logf("another took over after %.1f s", time.Since(killed).Seconds())
+		s.start(master)
+		for !s.whole(healing, atFirst, len(replicas)) && sleep(healing, 20*time.Millisecond) {
+		}
+		s.Logf("all was there again after %.1f s", time.Since(killed).Seconds())
+		assert.NoError(s, healing.Err(), "it did not heal")
+		cancel()
+		s.allow("", http.StatusServiceUnavailable, began, time.Now().Add(time.Second))
+		sleep(ctx, 2*time.Second)
+	}
+}
+
+// whole tells whether there are so many masters, each with so many replicas.
+func (s *scene) whole(ctx context.Context, masters, replicas int) bool {
+	all := s.Masters(ctx)
+	return len(all) == masters && !slices.ContainsFunc(all, func(p *stack.Process) bool { return len(s.ReplicasOf(ctx, p)) != replicas })
+}
+
+// acknowledged tells whether what was acknowledged is there once and in order. A message
+// that never was may have been seen, and be gone.
+func acknowledged(r *check.Report) bool {
+	return r.Acknowledged > 0 && r.Lost+r.Twice+r.Misordered+r.Unexpected == 0
+}
+
+// once tells whether nothing is there twice.
+func once(r *check.Report) bool { return r.Acknowledged > 0 && r.Twice+r.Unexpected == 0 }
+
+// lossIsTold sees that somebody was told of what was lost.
+func lossIsTold(s *scene, r *check.Report) {
+	s.Logf("%d lost; %d times a follower was told that its chat went back", r.Lost, r.WentBack)
+	assert.NotZero(s, r.Lost, "replicas that are behind lose messages, or the rows that wait for them show nothing")
+	assert.NotZero(s, r.WentBack)
 }
 
 func lowLimit(_ *testing.T, o *stack.Options) { o.Settings = append(o.Settings, "MAX_IN_FLIGHT=4") }

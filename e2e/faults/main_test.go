@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -41,6 +42,7 @@ var bin string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	logging.Disable() // of the clients that ask a Redis which is down
 	var err error
 	bin, err = stack.Build(context.Background(), "../..", false, func(what string) { fmt.Println(what) })
 	if err != nil {
@@ -69,6 +71,8 @@ type fault struct {
 	rate func(s *scene) int
 	// breaks does it, again and again until ctx ends if that is its nature.
 	breaks func(ctx context.Context, s *scene)
+	// kept tells whether what is promised was kept; nil is all.
+	kept func(r *check.Report) bool
 	// after looks at what came of it; nil does not.
 	after func(s *scene, report *check.Report)
 }
@@ -155,7 +159,11 @@ func (f fault) survive(t *testing.T) {
 	require.NoError(t, err)
 	t.Logf("seed %d, broken %d times\n%s", *seed, s.times.Load(), report)
 
-	assert.True(t, report.Good(), "a promise is broken")
+	kept := (*check.Report).Good
+	if f.kept != nil {
+		kept = f.kept
+	}
+	assert.True(t, kept(report), "a promise is broken")
 	assert.NotZero(t, s.times.Load(), "nothing was broken")
 	assert.Greater(t, report.Acknowledged, int(duration.Seconds())*10, "hardly anything was acknowledged")
 	assert.Greater(t, report.Polled, report.Acknowledged/2)
@@ -247,6 +255,10 @@ otherwise. ` + "`make faults`" + ` runs all rows and writes this page;
 
 Commit %s, seed %d, %d cores. "Broken" counts how often the fault happened; "wrong" counts messages out of order and gaps
 or repeats that a follower saw; the pause is the longest time, in seconds, in which no message was acknowledged.
+
+A Redis Cluster has three masters with a replica each; Sentinel, three of them, watches a master with two replicas. When a master dies, Redis
+may drop what no replica had yet. Where a replica is waited for that was never acknowledged; but a follower may have seen it, and then
+misses what takes its place. That is what those rows have as wrong.
 
 | fault | seconds | broken | acknowledged | unknown | lost | twice | wrong | failed requests | pause |
 |---|---|---|---|---|---|---|---|---|---|

@@ -3,7 +3,6 @@
 package stack
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
-	"time"
 )
 
 // Build builds etcd, rpc-server and http-server of the checkout at root and gives
@@ -52,9 +51,10 @@ func Build(ctx context.Context, root string, race bool, progress func(string)) (
 type Options struct {
 	Bin string // the folder of the binaries
 	Dir string // where Redis and etcd keep their data
-	// RedisAddrs is a Redis that runs already; empty starts a redis-server.
+	// RedisAddrs is a Redis that runs already; empty starts what Topology says.
 	RedisAddrs string
-	RedisEnv   []string // more environment variables of the redis-server, as NAME=value
+	Topology   Topology
+	RedisEnv   []string // more environment variables of the redis-servers, as NAME=value
 	RPCServers int
 	Gateways   int
 	Listen     string // of the first gateway; empty takes a free port
@@ -67,7 +67,8 @@ type Options struct {
 // Stack is a running system.
 type Stack struct {
 	Etcd       *Process
-	Redis      *Process // nil if it ran already
+	Redis      []*Process // none if it ran already
+	Sentinels  []*Process
 	RPCServers []*Process
 	Gateways   []*Process
 
@@ -84,20 +85,15 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	return s, nil
 }
 
-func (s *Stack) start(ctx context.Context) (err error) {
+func (s *Stack) start(ctx context.Context) error {
 	if err := os.MkdirAll(s.options.Logs, 0o755); err != nil {
 		return err
 	}
 	if s.options.RedisAddrs == "" {
-		s.Redis, err = Redis(filepath.Join(s.options.Dir, "redis"), s.log("redis"))
-		if err != nil {
+		if err := s.startRedis(ctx); err != nil {
 			return err
 		}
-		s.Redis.env = s.options.RedisEnv
-		if err := start(ctx, s.Redis); err != nil {
-			return err
-		}
-		s.options.RedisAddrs = s.Redis.Addr
+		s.options.RedisAddrs = s.redisAddrs()
 	}
 	s.Etcd = s.etcd()
 	if err := start(ctx, s.Etcd); err != nil {
@@ -114,13 +110,11 @@ func (s *Stack) start(ctx context.Context) (err error) {
 
 // Processes lists all, in the order in which they start.
 func (s *Stack) Processes() []*Process {
-	var all []*Process
-	for _, p := range []*Process{s.Redis, s.Etcd} {
-		if p != nil {
-			all = append(all, p)
-		}
+	all := slices.Concat(s.Redis, s.Sentinels)
+	if s.Etcd != nil {
+		all = append(all, s.Etcd)
 	}
-	return append(append(all, s.RPCServers...), s.Gateways...)
+	return slices.Concat(all, s.RPCServers, s.Gateways)
 }
 
 // Stop stops all, tier by tier in the reverse order of their start.
@@ -129,10 +123,7 @@ func (s *Stack) Stop() error {
 	if s.Etcd != nil {
 		err = errors.Join(err, s.Etcd.Stop())
 	}
-	if s.Redis != nil {
-		err = errors.Join(err, s.Redis.Stop())
-	}
-	return err
+	return errors.Join(err, stop(s.Sentinels...), stop(s.Redis...))
 }
 
 // URL is the base URL of the first gateway.
@@ -141,6 +132,9 @@ func (s *Stack) URL() string { return "http://" + s.Gateways[0].Addr }
 // AddRPCServer adds an rpc-server to the stack, yet to be started.
 func (s *Stack) AddRPCServer() *Process {
 	p := s.server(fmt.Sprintf("rpc-server-%d", len(s.RPCServers)+1), "rpc-server", freeAddr(), "--redis-addrs="+s.options.RedisAddrs)
+	if len(s.Sentinels) > 0 {
+		p.args = append(p.args, "--redis-master-name="+masterName)
+	}
 	s.RPCServers = append(s.RPCServers, p)
 	return p
 }
@@ -195,27 +189,6 @@ func (s *Stack) etcd() *Process {
 	}
 }
 
-// Redis is a redis-server that keeps its data in dir, flushed on every write, yet
-// to be started. More are further arguments.
-func Redis(dir, log string, more ...string) (*Process, error) {
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	addr := freeAddr()
-	host, port, _ := net.SplitHostPort(addr)
-	return &Process{
-		Name: "redis", Addr: addr, Log: log,
-		path: path,
-		args: append([]string{"--bind", host, "--port", port, "--dir", dir, "--save", "",
-			"--appendonly", "yes", "--appendfsync", "always", "--no-appendfsync-on-rewrite", "no", "--maxmemory-policy", "noeviction"}, more...),
-		answers: func(ctx context.Context) error { return ping(ctx, addr) },
-	}, nil
-}
-
 // Program is any program, yet to be started, that takes the address to listen on
 // as its last argument.
 func Program(name, log, path string, args ...string) *Process {
@@ -232,22 +205,6 @@ func dial(ctx context.Context, addr string) error {
 		return err
 	}
 	return conn.Close()
-}
-
-// ping asks Redis whether it serves: it accepts connections before it has loaded
-// its data.
-func ping(ctx context.Context, addr string) error {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Second))
-	fmt.Fprint(conn, "PING\r\n")
-	if answer, err := bufio.NewReader(conn).ReadString('\n'); answer != "+PONG\r\n" {
-		return fmt.Errorf("redis answers %q: %w", answer, err)
-	}
-	return nil
 }
 
 // given are the addresses that freeAddr gave: they may not be listened on yet.

@@ -4,7 +4,8 @@
 //	test [FLAG...] MODULE[:FLAG,...]...
 //
 // A MODULE is a folder where "go test -json ./..." runs, with the flags before
-// the first module and then its own. The last line of the output is
+// the first module and then its own. If one of these is the name of a package, like
+// "." for the folder's, that runs instead of "./...". The last line of the output is
 //
 //	N passed, N failed, N skipped
 //
@@ -102,9 +103,18 @@ func newReport(out io.Writer) *report {
 	return &report{out: out, running: map[name]*run{}}
 }
 
+// command is what go is told to test in folder.
+func command(folder string, flags []string) []string {
+	args := slices.Concat([]string{"-C", folder, "test", "-json"}, flags)
+	if !slices.ContainsFunc(flags, func(flag string) bool { return !strings.HasPrefix(flag, "-") }) {
+		args = append(args, "./...")
+	}
+	return args
+}
+
 // test runs go test in folder.
 func (r *report) test(ctx context.Context, folder string, flags []string) {
-	args := slices.Concat([]string{"-C", folder, "test", "-json"}, flags, []string{"./..."})
+	args := command(folder, flags)
 	fmt.Fprintf(r.out, "go %s\n", strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Stderr = os.Stderr

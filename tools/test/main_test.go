@@ -219,3 +219,15 @@ func TestArguments(t *testing.T) {
 		t.Errorf("modules: %q, want %q", modules, want)
 	}
 }
+
+func TestCommand(t *testing.T) {
+	tests := []struct{ flags, want string }{
+		{"-count=1 -race", "-C a test -json -count=1 -race ./..."},
+		{"-count=1 . -cluster", "-C a test -json -count=1 . -cluster"},
+	}
+	for _, test := range tests {
+		if got := strings.Join(command("a", strings.Fields(test.flags)), " "); got != test.want {
+			t.Errorf("%s: %q, want %q", test.flags, got, test.want)
+		}
+	}
+}

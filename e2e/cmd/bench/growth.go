@@ -17,7 +17,7 @@ import (
 // growth compares the system with itself as data and load grow, and gives a table.
 // What is compared is measured in alternating rounds.
 func (g generator) growth(ctx context.Context, cfg config) (string, error) {
-	store := redis.NewClient(&redis.Options{Addr: g.stack.Redis.Addr})
+	store := redis.NewClient(&redis.Options{Addr: g.stack.Redis[0].Addr})
 	defer store.Close()
 	var b strings.Builder
 	row := func(what, base, other string, ratio float64, wanted string) {

@@ -120,10 +120,11 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	s, err := stack.Start(ctx, stack.Options{
+	options := stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
 		Settings: append([]string{"DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
-	})
+	}
+	s, err := stack.Start(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -170,11 +171,15 @@ func run(ctx context.Context, cfg config) error {
 		halves[l.name] = half(s.URL(), l.name, int(median(results[l.name], rate)/2), cfg.Duration)
 	}
 	text := report(cfg, results, halves, s)
+	cluster, err := wrk.besideCluster(ctx, cfg, options)
+	if err != nil {
+		return err
+	}
 	growth, err := wrk.growth(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	text += growth
+	text += cluster + growth
 	fmt.Print(text)
 	if cfg.Out == "" {
 		return nil
@@ -223,7 +228,7 @@ type generator struct {
 
 // ask runs wrk with one thread, and tells what it cost.
 func (g generator) ask(l load, d time.Duration) (round, error) {
-	url, processes := g.stack.URL(), append(append([]*stack.Process{g.stack.Redis}, g.stack.RPCServers...), g.stack.Gateways...)
+	url, processes := g.stack.URL(), slices.Concat(g.stack.Redis, g.stack.RPCServers, g.stack.Gateways)
 	if l.name == floorLoad {
 		url, processes = "http://"+g.nothing.Addr, []*stack.Process{g.nothing}
 	}
