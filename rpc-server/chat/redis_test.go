@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/require"
 )
 
@@ -33,6 +34,7 @@ var shared struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	logging.Disable() // of clients whose server is down
 	code := m.Run()
 	for _, server := range shared.servers {
 		server.kill()

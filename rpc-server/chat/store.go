@@ -107,8 +107,11 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued, replicas i
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
 	s := &Store{timeout: timeout, replicas: replicas, metrics: newMetrics()}
-	s.sends, s.servers = connect(&o, hook{"sends", s.metrics})
-	s.pulls, _ = connect(&o, hook{"pulls", s.metrics})
+	s.pulls, _ = connect(o, hook{"pulls", s.metrics})
+	if replicas > 0 {
+		o.PoolSize = waiting
+	}
+	s.sends, s.servers = connect(o, hook{"sends", s.metrics})
 	var err error
 	shared := &redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued}
 	if s.queued.AutoPipeliner, err = s.sends.AsyncAutoPipelineWithOptions(shared); err == nil {
