@@ -15,18 +15,19 @@ import (
 func (g generator) besideCluster(ctx context.Context, cfg config, o stack.Options) (string, error) {
 	systems := []struct {
 		name     string
+		topology stack.Topology
 		replicas int // that are waited for
 		generator
 	}{
-		{name: "one Redis", generator: g},
-		{name: "a Redis Cluster", generator: g},
-		{name: "a Redis Cluster, one replica waited for", replicas: 1, generator: g},
+		{"one Redis", stack.Single, 0, g},
+		{"a Redis Cluster", stack.Cluster, 0, g},
+		{"a Redis Cluster, one replica waited for", stack.Cluster, 1, g},
 	}
 	dir := o.Dir
-	for i := range systems[1:] {
-		system := &systems[i+1]
-		o.Dir = filepath.Join(dir, fmt.Sprint("cluster-", i))
-		o.Logs, o.Topology = filepath.Join(o.Dir, "logs"), stack.Cluster
+	for i := range systems {
+		system := &systems[i]
+		o.Dir = filepath.Join(dir, fmt.Sprint("store-", i))
+		o.Logs, o.Topology = filepath.Join(o.Dir, "logs"), system.topology
 		o.Settings = append(o.Settings, fmt.Sprint("REDIS_REPLICAS=", system.replicas))
 		s, err := stack.Start(ctx, o)
 		if err != nil {

@@ -171,15 +171,18 @@ func run(ctx context.Context, cfg config) error {
 		halves[l.name] = half(s.URL(), l.name, int(median(results[l.name], rate)/2), cfg.Duration)
 	}
 	text := report(cfg, results, halves, s)
-	cluster, err := wrk.besideCluster(ctx, cfg, options)
-	if err != nil {
-		return err
-	}
 	growth, err := wrk.growth(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	text += cluster + growth
+	if err := s.Stop(); err != nil {
+		return err
+	}
+	cluster, err := wrk.besideCluster(ctx, cfg, options)
+	if err != nil {
+		return err
+	}
+	text += growth + cluster
 	fmt.Print(text)
 	if cfg.Out == "" {
 		return nil
