@@ -109,7 +109,6 @@ func newClient(r discovery.Resolver, b *balancer, attemptTimeout time.Duration, 
 }
 
 // requestIDs gives each call the id of its request, in TTHeader's field for it.
-// (Kitex's metainfo could carry it too, at ten times the cost.)
 type requestIDs struct{}
 
 func (requestIDs) WriteMeta(ctx context.Context, call remote.Message) (context.Context, error) {

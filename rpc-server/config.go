@@ -32,9 +32,9 @@ type config struct {
 	RedisReplicas             int           `default:"0" help:"How many replicas must have a message before it is acknowledged."`
 	RedisUsername             string        `help:"User to name to Redis."`
 	RedisPasswordFile         []byte        `type:"filecontent" placeholder:"FILE" help:"File with the password for Redis."`
-	RedisTLS                  bool          `name:"redis-tls" help:"Speak TLS to Redis, whose certificate must be one that the system trusts."`
+	RedisTLS                  bool          `name:"redis-tls" help:"Speak TLS to Redis and Sentinel, whose certificates must be such that the system trusts."`
 	RedisTimeout              time.Duration `default:"250ms" help:"How long to wait for Redis. Keep it below a third of the gateways' REQUEST_TIMEOUT."`
-	RedisQueue                int           `default:"2000" help:"Most messages that wait for Redis; more are refused."`
+	RedisQueue                int           `default:"2000" help:"Most messages that wait for Redis or its replicas; more are refused."`
 
 	MaxInFlight  int           `default:"1000" help:"Most calls that are served at a time; more are refused."`
 	LeaveWait    time.Duration `default:"2s" help:"How long to serve on after leaving etcd, so that every gateway has noticed."`
@@ -82,6 +82,9 @@ func (c *config) check() error {
 	}
 	if c.RedisReplicas < 0 {
 		return errors.New("REDIS_REPLICAS: must not be below 0")
+	}
+	if c.RedisSentinelPasswordFile != nil && c.RedisMasterName == "" {
+		return errors.New("REDIS_SENTINEL_PASSWORD_FILE: needs REDIS_MASTER_NAME")
 	}
 	return nil
 }

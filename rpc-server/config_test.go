@@ -222,7 +222,7 @@ func TestConfig_ThePasswordEndsBeforeTheNewline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "file")
 			require.NoError(t, os.WriteFile(path, []byte(test.file), 0o600))
-			setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path, "REDIS_SENTINEL_PASSWORD_FILE": path})
+			setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path, "REDIS_SENTINEL_PASSWORD_FILE": path, "REDIS_MASTER_NAME": "im"})
 			cfg, err := parseConfig(nil)
 			require.NoError(t, err)
 			assert.Equal(t, test.password, cfg.redis().Password)

@@ -244,7 +244,7 @@ func TestCompose_KeepsEveryMessageInOrderWhateverStops(t *testing.T) {
 	same("after down and up")
 }
 
-func TestCompose_ClusterServesWithoutTheMasterOfAChat(t *testing.T) {
+func TestCompose_ClusterKeepsEveryMessageWhenAMasterDies(t *testing.T) {
 	c := compose(t, "../../docker-compose.cluster.yml")
 	c.run("up", "--build", "-d")
 	var sent []string

@@ -31,8 +31,11 @@ const masterName = "im"
 
 // startRedis starts the redis-servers, and what watches them.
 func (s *Stack) startRedis(ctx context.Context) error {
-	nodes := map[Topology]int{Sentinel: 3, Cluster: 6}[s.options.Topology]
-	for i := range max(1, nodes) {
+	nodes, known := map[Topology]int{"": 1, Single: 1, Sentinel: 3, Cluster: 6}[s.options.Topology]
+	if !known {
+		return fmt.Errorf("no topology of Redis: %q", s.options.Topology)
+	}
+	for i := range nodes {
 		name := "redis"
 		var more []string
 		switch s.options.Topology {

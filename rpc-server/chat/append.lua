@@ -17,7 +17,7 @@ if added == 1 then
   return time
 end
 -- A member already there keeps its time, which makes a retry a no-op, also where
--- Redis takes no writes.
+-- Redis takes no writes and no replicas are waited for.
 local kept = redis.call('ZSCORE', KEYS[1], ARGV[1])
 if kept then
   -- WAIT waits for what its own connection wrote last. So that a retry waits as well,

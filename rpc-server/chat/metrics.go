@@ -19,7 +19,7 @@ type metrics struct {
 func newMetrics() *metrics {
 	m := &metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "redis_round_trip_duration_seconds", Help: "Time of a round trip to Redis, with its retries.", Buckets: prometheus.ExponentialBuckets(0.00025, 2, 13),
+			Name: "redis_round_trip_duration_seconds", Help: "Time of a round trip to Redis.", Buckets: prometheus.ExponentialBuckets(0.00025, 2, 13),
 		}, []string{"client"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "redis_round_trip_failures_total", Help: "Round trips to Redis that ended with an error of the connection or of a command.",
@@ -39,7 +39,7 @@ func newMetrics() *metrics {
 // Prometheus.
 func (s *Store) Collectors() []prometheus.Collector {
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for their pipeline."},
-		func() float64 { return float64(s.queued.Len()) })
+		func() float64 { return float64(s.appends.Len()) })
 	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, waiting, pools{s}}
 }
 
@@ -85,7 +85,12 @@ func (h hook) observe(began time.Time, cmds []redis.Cmder, err error) {
 	if h.client == "sends" {
 		h.batch.Observe(float64(scripts))
 	}
-	if err != nil && !redis.HasErrorPrefix(err, "NOSCRIPT") { // which is how a script is sent first
+	for _, usual := range []string{"NOSCRIPT", "MOVED", "ASK"} { // by which a command finds its way
+		if redis.HasErrorPrefix(err, usual) {
+			return
+		}
+	}
+	if err != nil {
 		h.failures.WithLabelValues(h.client).Inc()
 	}
 }

@@ -24,22 +24,23 @@ import (
 
 var onCluster = flag.Bool("cluster", false, "run on a Redis Cluster what else runs on one Redis: of three masters where tests share it, of one where a test has its own")
 
-// shared is the Redis of all tests that do not change it. The first that needs it
-// starts it.
-var shared struct {
+// sharedServers are the Redis of all tests that do not change it. The first that needs
+// it starts it.
+var sharedServers struct {
 	sync.Once
-	servers []*redisServer
-	err     error
+	all []*redisServer
+	dir string
+	err error
 }
 
 func TestMain(m *testing.M) {
 	flag.Parse()
 	logging.Disable() // of clients whose server is down
 	code := m.Run()
-	for _, server := range shared.servers {
+	for _, server := range sharedServers.all {
 		server.kill()
-		os.RemoveAll(server.dir)
 	}
+	os.RemoveAll(sharedServers.dir)
 	os.Exit(code)
 }
 
@@ -47,15 +48,14 @@ func TestMain(m *testing.M) {
 // redis-server on PATH it skips the test.
 func sharedRedis(t testing.TB) string {
 	t.Helper()
-	shared.Do(func() {
-		dir, err := os.MkdirTemp("", "im-redis-")
-		if err == nil {
-			shared.servers, err = startRedises(dir, 3)
+	s := &sharedServers
+	s.Do(func() {
+		if s.dir, s.err = os.MkdirTemp("", "im-redis-"); s.err == nil {
+			s.all, s.err = startRedises(s.dir, 3)
 		}
-		shared.err = err
 	})
-	skipWithoutRedis(t, shared.err)
-	return addrs(shared.servers)
+	skipWithoutRedis(t, s.err)
+	return addrs(s.all)
 }
 
 // ownRedis starts a Redis for this test alone, which may stop, kill and
@@ -74,7 +74,10 @@ func startRedises(dir string, masters int) ([]*redisServer, error) {
 		return startCluster(dir, masters)
 	}
 	server, err := startRedis(dir)
-	return []*redisServer{server}, err
+	if err != nil {
+		return nil, err
+	}
+	return []*redisServer{server}, nil
 }
 
 // addrs are the addresses of servers, separated by commas.
@@ -267,7 +270,7 @@ func startClusterNode(dir string) (*redisServer, error) {
 	defer listener.Close()
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	listener.Close()
-	return startRedis(dir, "--cluster-enabled", "yes", "--cluster-port", port, "--cluster-node-timeout", "2000")
+	return startRedis(dir, "--cluster-enabled", "yes", "--cluster-port", port, "--cluster-node-timeout", "2000", "--cluster-allow-replica-migration", "no")
 }
 
 // meet has the node join the Cluster of another.

@@ -4,31 +4,40 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// ErrFewReplicas is why an append is not acknowledged whose message fewer replicas
-// have than are waited for. It is stored; whoever sends it again waits again.
-var ErrFewReplicas = errors.New("too few replicas have the message")
-
-// waiting is how many messages may wait for replicas of one master at a time: each holds
-// a connection. With 64 there are 1.8 times the messages a second that there are with
-// go-redis's ten for each core, on two, and hardly fewer than with 128.
+// waiting is how many messages wait for replicas of one master at a time: each holds a
+// connection. On two cores 64 of them carry 1.8 times the messages of 20, and hardly
+// fewer than 128.
 const waiting = 64
 
-// maxRedirects is how often a command follows a chat that moves between the masters
-// of a Redis Cluster.
+// maxRedirects is how often a message follows a chat that moves between the masters of a
+// Redis Cluster.
 const maxRedirects = 3
+
+var (
+	// errFewReplicas is why a message is not acknowledged that too few replicas have. It
+	// is stored; whoever sends it again waits again.
+	errFewReplicas = errors.New("too few replicas have the message")
+	errQueueFull   = errors.New("as many messages as may wait for replicas do")
+)
 
 // servers are those that take writes: one Redis, which Sentinel may choose, or the
 // masters of a Redis Cluster.
 type servers interface {
+	io.Closer
 	// master is the one that has key.
 	master(ctx context.Context, key string) (*redis.Client, error)
-	// at is the one with an address that a MOVED or ASK named.
-	at(ctx context.Context, addr string) (*redis.Client, error)
+	// redirected is the one that a reply of another names as having the key; ok is false
+	// for a reply that names none. Where asking, it has to be told that it is asked.
+	redirected(ctx context.Context, reply error) (server *redis.Client, asking, ok bool)
 	// each calls f with each of them, concurrently, and gives the first error.
 	each(ctx context.Context, f func(context.Context, *redis.Client) error) error
 }
@@ -41,7 +50,7 @@ func connect(o redis.UniversalOptions, h hook) (redis.UniversalClient, servers) 
 			node.AddHook(h)
 			node.AddHook(reload{client})
 		})
-		return client, cluster{client}
+		return client, &cluster{ClusterClient: client, options: o, hook: h, others: map[string]*redis.Client{}}
 	default:
 		client.AddHook(h)
 		return client, single{client.(*redis.Client)}
@@ -51,34 +60,62 @@ func connect(o redis.UniversalOptions, h hook) (redis.UniversalClient, servers) 
 type single struct{ *redis.Client }
 
 func (s single) master(context.Context, string) (*redis.Client, error) { return s.Client, nil }
-func (s single) at(context.Context, string) (*redis.Client, error)     { return s.Client, nil }
+
+func (s single) redirected(context.Context, error) (server *redis.Client, asking, ok bool) {
+	return nil, false, false
+}
+
 func (s single) each(ctx context.Context, f func(context.Context, *redis.Client) error) error {
 	return f(ctx, s.Client)
 }
 
-type cluster struct{ *redis.ClusterClient }
+type cluster struct {
+	*redis.ClusterClient
+	options redis.UniversalOptions
+	hook    hook
 
-func (c cluster) master(ctx context.Context, key string) (*redis.Client, error) {
+	mu sync.Mutex
+	// others are clients of servers that a redirection named, by address. go-redis has
+	// some too, which it does not give away before they have slots.
+	others map[string]*redis.Client
+}
+
+func (c *cluster) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.ClusterClient.Close()
+	for _, client := range c.others {
+		err = errors.Join(err, client.Close())
+	}
+	return err
+}
+
+func (c *cluster) master(ctx context.Context, key string) (*redis.Client, error) {
 	return c.MasterForKey(ctx, key)
 }
 
-func (c cluster) at(ctx context.Context, addr string) (*redis.Client, error) {
-	found := make(chan *redis.Client, 1) // addresses differ: one is found at most
-	err := c.ForEachMaster(ctx, func(_ context.Context, server *redis.Client) error {
-		if server.Options().Addr == addr {
-			found <- server
-		}
-		return nil
-	})
-	select {
-	case server := <-found:
-		return server, nil
-	default:
-		return nil, errors.Join(fmt.Errorf("no master at %s yet", addr), err)
+func (c *cluster) redirected(ctx context.Context, reply error) (server *redis.Client, asking, ok bool) {
+	addr, moved := redis.IsMovedError(reply)
+	if moved {
+		c.ReloadState(ctx)
+	} else if addr, asking = redis.IsAskError(reply); !asking {
+		return nil, false, false
 	}
+	if colon := strings.LastIndexByte(addr, ':'); colon > 0 && addr[0] != '[' { // an IPv6 address comes without brackets
+		addr = net.JoinHostPort(addr[:colon], addr[colon+1:])
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.others[addr] == nil {
+		o := c.options
+		o.Addrs = []string{addr}
+		c.others[addr] = redis.NewClient(o.Simple())
+		c.others[addr].AddHook(c.hook)
+	}
+	return c.others[addr], asking, true
 }
 
-func (c cluster) each(ctx context.Context, f func(context.Context, *redis.Client) error) error {
+func (c *cluster) each(ctx context.Context, f func(context.Context, *redis.Client) error) error {
 	return c.ForEachMaster(ctx, f)
 }
 
@@ -107,42 +144,48 @@ func (r reload) after(ctx context.Context, err error) error {
 // replicas have what the script wrote.
 type replicated struct {
 	servers
+	hook     hook
 	replicas int
 	patience time.Duration // of the wait; after it the connection can be used again
+	queue    chan struct{} // of those that wait
 }
 
-// Process runs cmd, a script with one key. The error is cmd's, or wraps ErrFewReplicas.
-func (r replicated) Process(ctx context.Context, cmd redis.Cmder) error {
-	server, err := r.master(ctx, cmd.Args()[3].(string))
+// Len is how many wait.
+func (r replicated) Len() int { return len(r.queue) }
+
+// Process runs a script with one key, as eval makes it. The error is the script's or
+// wraps errFewReplicas.
+func (r replicated) Process(ctx context.Context, script redis.Cmder) error {
+	select {
+	case r.queue <- struct{}{}:
+		defer func() { <-r.queue }()
+	default:
+		return errQueueFull
+	}
+	server, err := r.master(ctx, script.Args()[3].(string))
+	if err != nil {
+		return err
+	}
 	asking := false
-	for redirects := 0; ; redirects++ {
-		if err != nil {
-			return err
-		}
+	for range maxRedirects + 1 {
 		pipe := server.Pipeline()
 		if asking {
 			pipe.Do(ctx, "asking")
 		}
-		pipe.Process(ctx, cmd)
-		waited := redis.NewIntCmd(ctx, "wait", r.replicas, r.patience.Milliseconds())
+		pipe.Process(ctx, script)
+		waited := redis.NewIntCmd(ctx, "wait", r.replicas, max(1, r.patience.Milliseconds()))
 		pipe.Process(ctx, waited)
-		pipe.Exec(ctx) // each command has its error
-
-		addr, moved := redis.IsMovedError(cmd.Err())
-		if !moved {
-			addr, asking = redis.IsAskError(cmd.Err())
-		}
-		switch {
-		case (moved || asking) && redirects < maxRedirects:
-			server, err = r.at(ctx, addr)
-		case cmd.Err() != nil:
-			return cmd.Err()
-		case waited.Err() != nil:
-			return waited.Err()
-		case waited.Val() < int64(r.replicas):
-			return fmt.Errorf("%w: %d of %d", ErrFewReplicas, waited.Val(), r.replicas)
-		default:
+		if _, err = pipe.Exec(ctx); err == nil {
+			if waited.Val() < int64(r.replicas) {
+				r.hook.failures.WithLabelValues(r.hook.client).Inc()
+				return fmt.Errorf("%w: %d of %d", errFewReplicas, waited.Val(), r.replicas)
+			}
 			return nil
 		}
+		var redirected bool
+		if server, asking, redirected = r.redirected(ctx, script.Err()); !redirected {
+			return err
+		}
 	}
+	return err
 }

@@ -26,27 +26,33 @@ func ownCluster(t *testing.T, masters int) []*redisServer {
 	return servers
 }
 
-// addReplica starts a replica of s in its Redis Cluster, which knows so many nodes then.
-func (s *redisServer) addReplica(t *testing.T, nodes int) *redisServer {
+// addNode starts a node in the Redis Cluster of s, which has so many nodes then.
+func (s *redisServer) addNode(t *testing.T, nodes int) *redisServer {
 	t.Helper()
-	replica, err := startClusterNode(t.TempDir())
+	node, err := startClusterNode(t.TempDir())
 	require.NoError(t, err)
-	t.Cleanup(replica.kill)
-	require.NoError(t, replica.meet(t.Context(), s))
-	require.NoError(t, replica.untilInfo(t.Context(), "cluster_known_nodes:"+strconv.Itoa(nodes)+"\r", "cluster_state:ok"))
-	client := replica.client()
+	t.Cleanup(node.kill)
+	require.NoError(t, node.meet(t.Context(), s))
+	require.NoError(t, node.untilInfo(t.Context(), "cluster_known_nodes:"+strconv.Itoa(nodes)+"\r", "cluster_state:ok"))
+	return node
+}
+
+// addReplica starts a replica of s in its Redis Cluster, which has so many nodes then.
+func (s *redisServer) addReplica(t *testing.T, nodes int) {
+	t.Helper()
+	client := s.addNode(t, nodes).client()
 	defer client.Close()
-	require.NoError(t, client.ClusterReplicate(t.Context(), s.id(t)).Err())
+	eventually(t, func(t *assert.CollectT) { // it may not know its master yet
+		require.NoError(t, client.ClusterReplicate(context.Background(), s.id(t)).Err())
+	})
 	s.untilReplicas(t, 1)
-	return replica
 }
 
 // id is the server's in its Redis Cluster.
-func (s *redisServer) id(t testing.TB) string {
-	t.Helper()
+func (s *redisServer) id(t require.TestingT) string {
 	client := s.client()
 	defer client.Close()
-	id, err := client.ClusterMyID(t.Context()).Result()
+	id, err := client.ClusterMyID(context.Background()).Result()
 	require.NoError(t, err)
 	return id
 }
@@ -97,9 +103,9 @@ func TestStore_FollowsAChatThatMovesToAnotherMaster(t *testing.T) {
 		t.Run(strconv.Itoa(replicas)+" replicas", func(t *testing.T) {
 			t.Parallel()
 			servers := ownCluster(t, 2)
-			if replicas > 0 {
-				servers[0].addReplica(t, 3)
-				servers[1].addReplica(t, 4)
+			servers = append(servers, servers[0].addNode(t, 3)) // a master without slots, as a new one is
+			for i, master := range servers[:len(servers)*replicas] {
+				master.addReplica(t, 4+i)
 			}
 			s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(addrs(servers), ",")}, patience, 100, replicas)
 			chat := newChat()
@@ -116,8 +122,8 @@ func TestStore_FollowsAChatThatMovesToAnotherMaster(t *testing.T) {
 			if n, err := first.Exists(t.Context(), key).Result(); err != nil || n == 0 { // not the one that has it
 				servers[0], servers[1] = servers[1], servers[0]
 			}
-			moveSlot(t, key, servers[0], servers[1], works)
-			moveSlot(t, key, servers[1], servers[0], works)
+			moveSlot(t, key, servers[0], servers[2], works)
+			moveSlot(t, key, servers[2], servers[1], works)
 		})
 	}
 }
@@ -145,12 +151,17 @@ func TestAppend_WaitsForReplicasAndARetryWaitsAgain(t *testing.T) {
 	written := others.writes(t)
 	for range 3 {
 		_, err := s.Append(t.Context(), m)
-		require.ErrorIs(t, err, ErrFewReplicas)
+		require.ErrorIs(t, err, errFewReplicas)
 		require.ErrorIs(t, err, ErrUnavailable)
 		require.Greater(t, others.writes(t), written, "a Redis of version 7.2 waits only for what its connection wrote")
 		written = others.writes(t)
 	}
 	assert.Len(t, others.all(t, chat), 2, "it is stored, once")
+
+	assert.EqualValues(t, 3, s.gathered(t, "redis_round_trip_failures_total", "sends").Counter.GetValue())
+	batches := s.gathered(t, "redis_batch_commands", "").Histogram
+	assert.EqualValues(t, batches.GetSampleCount(), batches.GetSampleSum(), "one message each, WAIT is none")
+	assert.Zero(t, s.gathered(t, "redis_queue_commands", "").Gauge.GetValue())
 
 	replica.thaw(t)
 	eventually(t, func(t *assert.CollectT) {
@@ -193,4 +204,26 @@ func (s rig) writes(t testing.TB) int {
 	n, err := strconv.Atoi(writes)
 	require.NoError(t, err)
 	return n
+}
+
+func TestAppend_IsUnavailableWhileTooManyWaitForReplicas(t *testing.T) {
+	t.Parallel()
+	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{ownRedis(t).addr}}, 6*time.Second, 1, 1)
+	chat := newChat()
+	waits := make(chan struct{})
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		defer close(waits)
+		_, err := s.Append(ctx, newMessage(t, chat, "ann", "hello"))
+		assert.ErrorIs(t, err, context.Canceled)
+	}()
+	eventually(t, func(t *assert.CollectT) { require.Equal(t, 1, s.appends.Len()) })
+	_, err := s.Append(t.Context(), newMessage(t, chat, "ann", "more"))
+	require.ErrorIs(t, err, errQueueFull)
+	require.ErrorIs(t, err, ErrUnavailable)
+	stop()
+	<-waits
+	for _, e := range s.all(t, chat) {
+		assert.NotEqual(t, "more", e.Text, "what was refused is not stored")
+	}
 }

@@ -82,15 +82,15 @@ type Store struct {
 	// Sends and pulls have a client each, so that a large page never delays a send.
 	sends, pulls redis.UniversalClient
 	servers      servers // of sends
-	// queued and pages let concurrent calls share a pipeline, and so a system call
+	// appends and pages let concurrent calls share a pipeline, and so a system call
 	// and, of appends, one flush of Redis's append-only file. A batch whose connection
-	// breaks is sent again: only what may run twice may ride in it.
-	queued, pages queue
-	// appends runs what appends a message: queued or, where replicas are waited for,
-	// replicated.
-	appends  executor
-	replicas int
-	metrics  *metrics
+	// breaks is sent again: only what may run twice may ride in it. Where replicas are
+	// waited for, each append is on its own instead.
+	appends, pages queue
+	replicas       int
+	tries          int      // of a ping
+	refusals       []string // how replies begin by which Redis says that it will not serve for now
+	metrics        *metrics
 	// sent counts messages, so that a large page can tell that it is not alone.
 	sent atomic.Int64
 }
@@ -106,44 +106,68 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued, replicas i
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
-	s := &Store{timeout: timeout, replicas: replicas, metrics: newMetrics()}
+	s := &Store{timeout: timeout, replicas: replicas, tries: 1, refusals: refusals, metrics: newMetrics()}
 	s.pulls, _ = connect(o, hook{"pulls", s.metrics})
 	if replicas > 0 {
-		o.PoolSize = waiting
+		o.PoolSize, o.PipelinePoolSize = waiting, -1 // one pool for all
 	}
-	s.sends, s.servers = connect(o, hook{"sends", s.metrics})
-	var err error
-	shared := &redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued}
-	if s.queued.AutoPipeliner, err = s.sends.AsyncAutoPipelineWithOptions(shared); err == nil {
-		s.pages.AutoPipeliner, err = s.pulls.AsyncAutoPipelineWithOptions(shared)
+	sends := hook{"sends", s.metrics}
+	s.sends, s.servers = connect(o, sends)
+	if _, ok := s.servers.(*cluster); ok {
+		s.tries = 3 // each asks another master
+		s.refusals = append(slices.Clone(refusals), "ASK", "MOVED")
 	}
+	options := &redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued}
+	pages, err := s.pulls.AsyncAutoPipelineWithOptions(options)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.appends = s.queued
+	s.pages = shared{pages}
 	if replicas > 0 {
-		s.appends = replicated{s.servers, replicas, timeout / 3}
+		s.appends = replicated{s.servers, sends, replicas, timeout / 3, make(chan struct{}, maxQueued)}
+		return s, nil
 	}
+	appends, err := s.sends.AsyncAutoPipelineWithOptions(options)
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.appends = shared{appends}
 	return s, nil
 }
 
-// queue sends commands along with those of other callers.
-type queue struct{ *redis.AutoPipeliner }
+// queue is where commands wait for their turn.
+type queue interface {
+	executor
+	Len() int // how many wait
+}
+
+// shared sends commands along with those of other callers.
+type shared struct{ *redis.AutoPipeliner }
 
 // Process gives up when ctx ends; the command may be executed nevertheless.
-func (q queue) Process(ctx context.Context, cmd redis.Cmder) error {
-	return q.Submit(ctx, cmd).WaitContext(ctx)
+func (s shared) Process(ctx context.Context, cmd redis.Cmder) error {
+	return s.Submit(ctx, cmd).WaitContext(ctx)
 }
 
 // Close closes the connections. What waits is sent first.
-func (s *Store) Close() error { return errors.Join(s.sends.Close(), s.pulls.Close()) }
+func (s *Store) Close() error { return errors.Join(s.servers.Close(), s.pulls.Close()) }
 
-// Ping tells whether Redis answers. The error wraps ErrUnavailable, or is what a
-// Redis says that wants another password.
+// Ping tells whether Redis answers; of a Redis Cluster, any master. The error wraps
+// ErrUnavailable, or is what a Redis says that wants another password.
 func (s *Store) Ping(ctx context.Context) error {
+	var err error
+	for range s.tries {
+		if err = s.ping(ctx); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (s *Store) ping(ctx context.Context) error {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	return failure(ctx, s.sends.Ping(ctx).Err())
+	return s.failure(ctx, s.sends.Ping(ctx).Err())
 }
 
 // Append stores m at the end of its room and gives its send time in microseconds
@@ -151,8 +175,8 @@ func (s *Store) Ping(ctx context.Context) error {
 // configuration says, and so have as many replicas as are waited for. A message already
 // there stays as it is.
 //
-// The error wraps ErrUnavailable, and ErrFewReplicas where that is why, is that of ctx,
-// or is a defect; the message may have been stored all the same.
+// The error wraps ErrUnavailable, is that of ctx, or is a defect; the message
+// may have been stored all the same.
 func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
 	s.sent.Add(1)
 	ctx, span := traceCall(ctx, "append")
@@ -161,7 +185,7 @@ func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
 	defer cancel()
 	reply, err := eval(ctx, s.appends, redis.NewStringCmd, appendScript, m.room.key(), appendMember(nil, m), s.replicas)
 	if err != nil {
-		return 0, failure(ctx, err)
+		return 0, s.failure(ctx, err)
 	}
 	return strconv.ParseInt(reply.Val(), 10, 64)
 }
@@ -210,7 +234,7 @@ func (s *Store) firstPart(ctx context.Context, q Query) (p Page, size int, err e
 	cmd, err := eval(ctx, on, redis.NewStringSliceCmd, pageScript, q.room.key(),
 		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), firstBytes)
 	if err != nil {
-		return Page{}, 0, failure(ctx, err)
+		return Page{}, 0, s.failure(ctx, err)
 	}
 	reply := cmd.Val()
 	p = Page{Entries: make([]Entry, 0, len(reply)/2)}
@@ -241,7 +265,7 @@ func (s *Store) nextPart(ctx context.Context, q Query, p *Page, size int) (int, 
 	}
 	part, err := s.pulls.ZRangeWithScores(ctx, q.room.key(), first, last).Result()
 	if err != nil {
-		return 0, failure(ctx, err)
+		return 0, s.failure(ctx, err)
 	}
 	if len(part) == 0 { // Redis lost what was there a moment ago: the page ends
 		return MaxPageBytes, nil
@@ -274,7 +298,7 @@ func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFu
 
 // failure tells an unavailable Redis from the caller's own deadline and from a
 // defect. ctx is the one from deadline. nil stays nil.
-func failure(ctx context.Context, err error) error {
+func (s *Store) failure(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -283,17 +307,15 @@ func failure(ctx context.Context, err error) error {
 			return err
 		}
 	}
-	if reply := redis.Error(nil); errors.As(err, &reply) && !refused(reply) {
+	if reply := redis.Error(nil); errors.As(err, &reply) && !slices.ContainsFunc(s.refusals, func(prefix string) bool { return redis.HasErrorPrefix(reply, prefix) }) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// refused tells whether Redis says by reply that it will not serve for now.
-func refused(reply redis.Error) bool {
-	return slices.ContainsFunc([]string{
-		"ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "max number of clients",
-	}, func(prefix string) bool { return redis.HasErrorPrefix(reply, prefix) })
+// refusals are those of any Redis.
+var refusals = []string{
+	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "max number of clients",
 }
 
 // durable are the settings of Redis under which an acknowledged message is on
@@ -322,8 +344,8 @@ func (d Durability) Weak() []string {
 	return weak
 }
 
-// Durability asks for the settings. The error is that of a Redis that does not
-// answer or does not show them.
+// Durability asks for the settings; of a Redis Cluster, the masters that answer. The
+// error is that of a Redis that does not answer or does not show them.
 func (s *Store) Durability(ctx context.Context) (Durability, error) {
 	var mu sync.Mutex
 	d := Durability{}
@@ -341,7 +363,7 @@ func (s *Store) Durability(ctx context.Context) (Durability, error) {
 		}
 		return nil
 	})
-	if err != nil {
+	if reply := redis.Error(nil); err != nil && (len(d) < len(durable) || errors.As(err, &reply)) {
 		return nil, err
 	}
 	return d, nil

@@ -324,6 +324,17 @@ func TestPage_PositionsInReverseAreTotalMinusOneMinusCursor(t *testing.T) {
 	})
 }
 
+func TestPage_TellsByTotalThatAChatWentBack(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, s rig) {
+		chat := newChat()
+		s.fill(t, chat, 5, func(i int) string { return strconv.Itoa(i) })
+		cursor := s.page(t, chat, 0, 10, false, 0).NextCursor
+		require.NoError(t, s.redis.ZRemRangeByRank(t.Context(), "chat:"+chat, 3, -1).Err())
+		assert.Equal(t, Page{Entries: []Entry{}, NextCursor: cursor, Total: 3}, s.page(t, chat, cursor, 10, false, 0))
+	})
+}
+
 func TestPage_HoldsAtMostAThousandMessages(t *testing.T) {
 	t.Parallel()
 	onBoth(t, func(t *testing.T, s rig) {
@@ -588,8 +599,6 @@ func TestClose_StoresWhatItAcknowledged(t *testing.T) {
 func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 	t.Parallel()
 	tests := map[string]bool{ // whether it is unavailable
-		"ASK 1 127.0.0.1:1":   true,
-		"MOVED 1 127.0.0.1:1": true,
 		"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.": true,
 		"CLUSTERDOWN The cluster is down":                                                        true,
 		"LOADING Redis is loading the dataset in memory":                                         true,
@@ -601,6 +610,8 @@ func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 		"TRYAGAIN Multiple keys request during rehashing of slot":                                true,
 		"ERR max number of clients reached":                                                      true,
 
+		"ASK 1 127.0.0.1:1":                              false, // of a Redis Cluster, which this is said not to be
+		"MOVED 1 127.0.0.1:1":                            false,
 		"ERR unknown command 'evalsha'":                  false,
 		"NOPERM this user has no permissions":            false,
 		"WRONGTYPE Operation against a key":              false,

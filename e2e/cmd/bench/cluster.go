@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"im/e2e/stack"
@@ -23,12 +24,12 @@ func (g generator) besideCluster(ctx context.Context, cfg config, o stack.Option
 		{"a Redis Cluster", stack.Cluster, 0, g},
 		{"a Redis Cluster, one replica waited for", stack.Cluster, 1, g},
 	}
-	dir := o.Dir
+	dir, settings := o.Dir, o.Settings
 	for i := range systems {
 		system := &systems[i]
 		o.Dir = filepath.Join(dir, fmt.Sprint("store-", i))
 		o.Logs, o.Topology = filepath.Join(o.Dir, "logs"), system.topology
-		o.Settings = append(o.Settings, fmt.Sprint("REDIS_REPLICAS=", system.replicas))
+		o.Settings = append(slices.Clone(settings), fmt.Sprint("REDIS_REPLICAS=", system.replicas))
 		s, err := stack.Start(ctx, o)
 		if err != nil {
 			return "", err
