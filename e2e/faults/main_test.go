@@ -11,15 +11,18 @@ package faults
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -84,8 +87,11 @@ type scene struct {
 	dir  string // of Redis's and etcd's data
 	logs string
 
-	times   atomic.Int64 // how often something was broken
-	allowed []window     // what may fail because of it
+	times atomic.Int64 // how often something was broken
+
+	mu      sync.Mutex
+	allowed []window // what may fail because of it
+	still   int      // how often the disk stood still
 }
 
 // window is a span of time in which requests may be answered with a status.
@@ -97,13 +103,37 @@ type window struct {
 
 // allow lets requests that were under way between from and to fail with status.
 func (s *scene) allow(call string, status int, from, to time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.allowed = append(s.allowed, window{call, status, from, to})
+}
+
+// watchDisk flushes something to Redis's disk again and again until ctx ends. Where that
+// takes half of what Redis may take, it is the machine that stands still, and requests may
+// fail with 503 as they should.
+func (s *scene) watchDisk(ctx context.Context) {
+	f, err := os.Create(filepath.Join(s.dir, "flushed"))
+	if !assert.NoError(s, err) {
+		return
+	}
+	defer f.Close()
+	for sleep(ctx, 20*time.Millisecond) {
+		began := time.Now()
+		_, err := f.WriteAt([]byte("x"), 0)
+		assert.NoError(s, errors.Join(err, f.Sync()))
+		if took := time.Since(began); took > 125*time.Millisecond {
+			s.Logf("the disk took %.2f s for a flush", took.Seconds())
+			s.still++
+			s.allow("", http.StatusServiceUnavailable, began, began.Add(took+500*time.Millisecond))
+		}
+	}
 }
 
 // outcome is a row of docs/faults.md.
 type outcome struct {
 	fault
 	times  int64
+	still  int
 	report *check.Report
 }
 
@@ -140,6 +170,13 @@ func (f fault) survive(t *testing.T) {
 	if f.rate != nil {
 		rate = f.rate(s)
 	}
+	watching, unwatch := context.WithCancel(t.Context())
+	defer unwatch()
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.watchDisk(watching)
+	}()
 	breaking, stop := context.WithTimeout(t.Context(), duration-time.Second)
 	defer stop()
 	broken := make(chan struct{})
@@ -156,6 +193,8 @@ func (f fault) survive(t *testing.T) {
 		URLs: urls, Duration: duration, Chats: 40, Rate: rate, Patience: patience, Repeats: 10, Pollers: 2, Readers: 1, Seed: *seed,
 	})
 	<-broken
+	unwatch()
+	<-watched
 	require.NoError(t, err)
 	t.Logf("seed %d, broken %d times\n%s", *seed, s.times.Load(), report)
 
@@ -183,7 +222,7 @@ func (f fault) survive(t *testing.T) {
 	if f.after != nil {
 		f.after(s, report)
 	}
-	outcomes = append(outcomes, outcome{f, s.times.Load(), report})
+	outcomes = append(outcomes, outcome{f, s.times.Load(), s.still, report})
 }
 
 func (s *scene) excused(f check.Failure) bool {
@@ -235,14 +274,15 @@ func write(path string) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, preface, strings.TrimSpace(string(commit)), *seed, runtime.NumCPU())
-	total, unknown := 0, 0
+	total, unknown, still := 0, 0, 0
 	for _, o := range outcomes {
 		r := o.report
-		total, unknown = total+r.Acknowledged, unknown+r.Unknown
+		total, unknown, still = total+r.Acknowledged, unknown+r.Unknown, still+o.still
 		fmt.Fprintf(&b, "| %s | %.0f | %d | %d | %d | %d | %d | %d | %s | %.2f |\n", o.name, o.full.Seconds(), o.times,
 			r.Acknowledged, r.Unknown, r.Lost, r.Twice, r.Misordered+r.Gaps+r.Repeats+r.Unexpected+r.WentBack, failures(r), r.LongestPause.Seconds())
 	}
-	fmt.Fprintf(&b, "\n%d messages were acknowledged, %d are unknown: answered with 5xx, and so stored once or not at all.\n", total, unknown)
+	fmt.Fprintf(&b, "\n%d messages were acknowledged, %d are unknown: answered with 5xx, and so stored once or not at all.\n"+
+		"The machine's disk took more than 125 ms for a flush %d times; requests that met that may have got 503, too.\n", total, unknown, still)
 	return os.WriteFile(path, []byte(b.String()), 0o644)
 }
 
