@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults redis-cluster-test bench pgo jmeter jmeter-test compose-test cluster-test vulncheck lint generate
+.PHONY: help run test check faults redis-cluster-test bench pgo token jmeter jmeter-test compose-test cluster-test vulncheck lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
@@ -45,6 +45,10 @@ pgo: ## find out where the servers spend their time, for the compiler: write the
 	@tools/install redis-server=redis-server:redis wrk=wrk
 	@go build -C e2e -o ../.bin/bench ./cmd/bench
 	@.bin/bench --pgo
+
+token: SUB = jack
+token: ## print a token for trying, where AUTH_HMAC_SECRET_FILE is set: make -s token SECRET=FILE SUB=jack
+	@go run -C e2e ./cmd/token --secret-file='$(abspath $(SECRET))' --sub='$(SUB)'
 
 jmeter: HOST = localhost
 jmeter: PORT = 8080

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -257,6 +259,8 @@ func TestOpenAPI_DescribesEveryCallAndStatusOfTheReadme(t *testing.T) {
 			assert.Contains(t, response.Value.Headers, "X-Request-Id", id+" "+status)
 			_, retry := response.Value.Headers["Retry-After"]
 			assert.Equal(t, status == "503" || status == "504", retry, id+" "+status)
+			_, challenge := response.Value.Headers["WWW-Authenticate"]
+			assert.Equal(t, status == "401", challenge, id+" "+status)
 			_, allow := response.Value.Headers["Allow"]
 			assert.Equal(t, status == "405", allow, id+" "+status)
 		}
@@ -284,6 +288,7 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 		// allowed is whether the document's schemas, too, find nothing wrong with it.
 		allowed      bool
 		method, path string // empty means the operation's
+		asks         bool   // the gateway for tokens
 	}
 	requests := []request{
 		{operation: "ping", what: "pong", status: 200, allowed: true},
@@ -339,6 +344,29 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 		{operation: "pull", what: "notProtobuf", body: good, headers: []string{"Content-Type", inProtobuf}, status: 400},
 		{operation: "pull", what: "bodyTooLarge", body: good, announced: 1<<20 + 1, status: 413},
 	}
+	secret := "a secret of 32 bytes or more, which nobody knows"
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, []byte(secret), 0o600))
+	asking := start(t, func(o *stack.Options) { o.Settings = append(o.Settings, "AUTH_HMAC_SECRET_FILE="+file) })
+	token, err := exec.Command("go", "run", "./cmd/token", "--secret-file="+file, "--sub="+sender).Output()
+	require.NoError(t, err)
+	bearer := []string{"Authorization", "Bearer " + strings.TrimSpace(string(token))}
+	for operation, query := range map[string]string{"send": "", "pull": "chat="} {
+		of := func(chat, sender string) (q, body string) {
+			if query == "" {
+				return "", `{"chat":"` + chat + `","text":"hello","sender":"` + sender + `"}`
+			}
+			return query + chat, ""
+		}
+		own, ownBody := of(chat, sender)
+		other, otherBody := of("jack:marcus", "jack")
+		forbidden := map[string]string{"send": "notTheSender", "pull": "notInTheChat"}[operation]
+		requests = append(requests,
+			request{operation: operation, what: "with a token", query: own, body: ownBody, headers: bearer, asks: true, status: 200, allowed: true},
+			request{operation: operation, what: "noToken", query: own, body: ownBody, asks: true, status: 401, allowed: true},
+			request{operation: operation, what: "badToken", query: own, body: ownBody, headers: []string{"Authorization", "Bearer x"}, asks: true, status: 401, allowed: true},
+			request{operation: operation, what: forbidden, query: other, body: otherBody, headers: bearer, asks: true, status: 403, allowed: true})
+	}
 	for _, operation := range []string{"ping", "openapi", "send", "pull"} {
 		requests = append(requests,
 			request{operation: operation, what: "notFound", path: c.route(t, operation).Path + "/", status: 404},
@@ -356,7 +384,11 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 			if r.path != "" {
 				path = r.path
 			}
-			req := newRequest(t, method, shared.URL()+path+"?"+r.query, r.body, r.headers...)
+			base := shared.URL()
+			if r.asks {
+				base = asking.URL()
+			}
+			req := newRequest(t, method, base+path+"?"+r.query, r.body, r.headers...)
 			assert.Equal(t, r.allowed, c.allows(req) == nil, "by the document: %v", c.allows(req))
 
 			var resp *http.Response

@@ -22,6 +22,11 @@ type config struct {
 
 	EtcdEndpoints []string `default:"localhost:2379" help:"host:port of each etcd member, separated by commas."`
 
+	AuthHMACSecretFile []byte `name:"auth-hmac-secret-file" type:"filecontent" placeholder:"FILE" help:"File with the secret, of 32 bytes or more, by which tokens are signed (HS256). With it or a public key, each call needs a token of a member of the chat."`
+	AuthPublicKeyFile  []byte `type:"filecontent" placeholder:"FILE" help:"PEM file with the public key by which tokens are checked: RSA (RS256), ECDSA (ES256, ES384, ES512) or Ed25519 (EdDSA)."`
+	AuthAudience       string `help:"Audience that a token must be for (aud)."`
+	AuthIssuer         string `help:"Issuer that a token must be of (iss)."`
+
 	RequestTimeout time.Duration `default:"1s" help:"How long a request may take; each attempt at an rpc-server gets a third of it."`
 	MaxInFlight    int           `default:"1000" help:"Most requests that are served at a time; more are refused."`
 

@@ -22,6 +22,7 @@ import (
 type gateway struct {
 	rpc         imservice.Client
 	metrics     *metrics
+	auth        *auth         // nil lets everybody do everything
 	timeout     time.Duration // of a request, its retries included
 	maxBody     int           // bytes
 	maxInFlight int           // requests
@@ -53,8 +54,15 @@ func (g *gateway) ping(_ context.Context, c *app.RequestContext) {
 
 // send stores a message. The answer is empty.
 func (g *gateway) send(ctx context.Context, c *app.RequestContext) error {
+	caller, err := g.auth.caller(c)
+	if err != nil {
+		return err
+	}
 	var req api.SendRequest
 	if err := decode(c, g.maxBody, &req); err != nil {
+		return err
+	}
+	if err := caller.maySendAs(req.Sender); err != nil {
 		return err
 	}
 	key, err := idempotencyKey(c)
@@ -70,8 +78,15 @@ func (g *gateway) send(ctx context.Context, c *app.RequestContext) error {
 
 // pull answers with a page of a chat.
 func (g *gateway) pull(ctx context.Context, c *app.RequestContext) error {
+	caller, err := g.auth.caller(c)
+	if err != nil {
+		return err
+	}
 	var req api.PullRequest
 	if err := decode(c, g.maxBody, &req); err != nil {
+		return err
+	}
+	if err := caller.mayPull(req.Chat); err != nil {
 		return err
 	}
 	resp, err := g.rpc.Pull(ctx, &rpc.PullRequest{

@@ -64,21 +64,27 @@ func listen(t *testing.T) net.Listener {
 // serve starts a gateway in front of b and gives its base URL.
 func serve(t *testing.T, b *backend) string {
 	t.Helper()
+	return serveWith(t, b, nil)
+}
+
+// serveWith starts a gateway that asks for tokens.
+func serveWith(t *testing.T, b *backend, a *auth) string {
+	t.Helper()
 	l := listen(t)
 	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
 	go srv.Run()
 	t.Cleanup(func() { srv.Stop() })
 	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(5*time.Second))
 	require.NoError(t, err)
-	return serveClient(t, rpcClient)
+	return serveClient(t, rpcClient, a)
 }
 
 // serveClient starts a gateway that asks rpcClient.
-func serveClient(t *testing.T, rpcClient imservice.Client) string {
+func serveClient(t *testing.T, rpcClient imservice.Client, a *auth) string {
 	t.Helper()
 	l := listen(t)
 	gw := newServer(l, 10*time.Millisecond)
-	(&gateway{rpc: rpcClient, metrics: newMetrics(prometheus.NewRegistry()), timeout: 10 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
+	(&gateway{rpc: rpcClient, metrics: newMetrics(prometheus.NewRegistry()), auth: a, timeout: 10 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
 	go gw.Run()
 	t.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + l.Addr().String()
@@ -341,7 +347,7 @@ func TestErrors_EveryRequestIsAnsweredWithAProblem(t *testing.T) {
 type panicking struct{ imservice.Client }
 
 func TestErrors_PanicIsAProblemAndTheServerLives(t *testing.T) {
-	base := serveClient(t, panicking{})
+	base := serveClient(t, panicking{}, nil)
 	for range 2 {
 		resp, body := call(t, "POST", base+"/api/send", sendBody)
 		assert.Equal(t, 500, resp.StatusCode)
@@ -355,7 +361,7 @@ func TestErrors_NoRPCServerIsUnavailable(t *testing.T) {
 	require.NoError(t, l.Close())
 	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(nobody), client.WithRPCTimeout(time.Second))
 	require.NoError(t, err)
-	resp, body := call(t, "POST", serveClient(t, rpcClient)+"/api/send", sendBody)
+	resp, body := call(t, "POST", serveClient(t, rpcClient, nil)+"/api/send", sendBody)
 	assert.Equal(t, 503, resp.StatusCode)
 	problemIn(t, resp, body)
 }
@@ -369,7 +375,7 @@ func TestErrors_SlowRPCServerIsTooLate(t *testing.T) {
 	t.Cleanup(func() { close(b.hold); srv.Stop() })
 	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(50*time.Millisecond))
 	require.NoError(t, err)
-	resp, body := call(t, "POST", serveClient(t, rpcClient)+"/api/send", sendBody)
+	resp, body := call(t, "POST", serveClient(t, rpcClient, nil)+"/api/send", sendBody)
 	assert.Equal(t, 504, resp.StatusCode)
 	assert.Equal(t, "1", resp.Header.Get("Retry-After"))
 	problemIn(t, resp, body)

@@ -12,6 +12,7 @@ require (
 	github.com/cloudwego/kitex v0.16.2
 	github.com/cloudwego/netpoll v0.7.2
 	github.com/go-json-experiment/json v1.27.2
+	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/kitex-contrib/registry-etcd v0.3.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/stretchr/testify v1.12.1

@@ -48,6 +48,14 @@ func run(ctx context.Context, args []string) error {
 		slog.Debug("the heap has no limit", "err", err)
 	}
 
+	auth, err := newAuth(cfg.AuthHMACSecretFile, cfg.AuthPublicKeyFile, cfg.AuthAudience, cfg.AuthIssuer)
+	if err != nil {
+		return err
+	}
+	if auth == nil {
+		slog.Warn("everybody may send as anybody and read every chat: neither AUTH_HMAC_SECRET_FILE nor AUTH_PUBLIC_KEY_FILE is set")
+	}
+
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	tracing, endTracing, err := traceTo(ctx)
@@ -87,7 +95,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	srv.Use(leave(ctx))
 	(&gateway{
-		rpc: measured{servers, m}, metrics: m,
+		rpc: measured{servers, m}, metrics: m, auth: auth,
 		timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes, maxInFlight: cfg.MaxInFlight,
 	}).route(srv.Engine)
 	serving := make(chan error, 2)
