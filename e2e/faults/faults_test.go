@@ -36,11 +36,10 @@ var faults = []fault{
 	{id: "etcd-away", name: "etcd stopped for 90 s, then started empty; a gateway started meanwhile", brief: 10 * time.Second, full: 130 * time.Second, breaks: stopEtcd},
 	{id: "clock-back", name: "Redis's clock set back an hour while it runs", brief: 5 * time.Second, full: 20 * time.Second, change: movableClock, breaks: moveClock},
 	{id: "slots-moved", name: "slots of a Redis Cluster moved from master to master, with their chats", brief: 6 * time.Second, full: 30 * time.Second, change: redisIs(stack.Cluster, 0), breaks: moveSlots},
-	{id: "cluster-failover", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, again and again; one replica waited for", brief: 12 * time.Second, full: 60 * time.Second, change: redisIs(stack.Cluster, 1), breaks: killMasters(allBehind), kept: acknowledged},
-	{id: "sentinel-failover", name: "SIGKILL of a master under Sentinel whose two replicas are 0.3 s behind, again and again; one replica waited for", full: 60 * time.Second, change: redisIs(stack.Sentinel, 1), breaks: killMasters(allBehind), kept: acknowledged},
-	{id: "sentinel-one-behind", name: "the same, but one of the two replicas 1.5 s behind, the other not: Sentinel may promote the wrong one", full: 30 * time.Second, change: redisIs(stack.Sentinel, 1), breaks: killMasters(oneBehind), kept: once},
-	{id: "cluster-failover-unwaited", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, no replica waited for", full: 30 * time.Second, change: redisIs(stack.Cluster, 0), breaks: killMasters(allBehind), kept: once, after: lossIsTold},
-	{id: "sentinel-failover-unwaited", name: "SIGKILL of a master under Sentinel whose two replicas are 0.3 s behind, no replica waited for", full: 30 * time.Second, change: redisIs(stack.Sentinel, 0), breaks: killMasters(allBehind), kept: once, after: lossIsTold},
+	{id: "cluster-failover", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, again and again; one replica waited for", brief: 12 * time.Second, full: 60 * time.Second, change: redisIs(stack.Cluster, 1), breaks: killMasters, kept: acknowledged},
+	{id: "sentinel-failover", name: "SIGKILL of a master under Sentinel whose replica is 0.3 s behind, again and again; one replica waited for", full: 60 * time.Second, change: redisIs(stack.Sentinel, 1), breaks: killMasters, kept: acknowledged},
+	{id: "cluster-failover-unwaited", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, no replica waited for", full: 30 * time.Second, change: redisIs(stack.Cluster, 0), breaks: killMasters, kept: once, after: lossIsTold},
+	{id: "sentinel-failover-unwaited", name: "SIGKILL of a master under Sentinel whose replica is 0.3 s behind, no replica waited for", full: 30 * time.Second, change: redisIs(stack.Sentinel, 0), breaks: killMasters, kept: once, after: lossIsTold},
 	{id: "overload", name: "twice the load that MAX_IN_FLIGHT=4 lets through", brief: 6 * time.Second, full: 60 * time.Second, noRetry: true, change: lowLimit, rate: twiceTheCapacity, breaks: func(_ context.Context, s *scene) { s.times.Add(1) }, after: recovered},
 }
 
@@ -310,39 +309,24 @@ func moveSlots(ctx context.Context, s *scene) {
 	}
 }
 
-// allBehind and oneBehind are of the replicas of a master those that fall behind, and for
-// how long.
-func allBehind(replicas []*stack.Process) ([]*stack.Process, time.Duration) {
-	return replicas, 300 * time.Millisecond
-}
-
-func oneBehind(replicas []*stack.Process) ([]*stack.Process, time.Duration) {
-	return replicas[:1], 1500 * time.Millisecond // the others need a second to connect again
-}
-
-// killMasters lets replicas of one master after the other fall behind, kills it, and
+// killMasters lets the replicas of one master after the other fall behind, kills it, and
 // starts it again, as a replica, once another has taken over.
-func killMasters(fallBehind func([]*stack.Process) ([]*stack.Process, time.Duration)) func(context.Context, *scene) {
-	return func(ctx context.Context, s *scene) { s.killMasters(ctx, fallBehind) }
-}
-
-func (s *scene) killMasters(ctx context.Context, fallBehind func([]*stack.Process) ([]*stack.Process, time.Duration)) {
+func killMasters(ctx context.Context, s *scene) {
 	atFirst := len(s.Masters(ctx))
 	for i := 0; ctx.Err() == nil; i++ {
 		master := s.Masters(context.Background())[i%atFirst]
 		replicas := s.ReplicasOf(context.Background(), master)
-		behind, lag := fallBehind(replicas)
 		began := time.Now()
-		for _, p := range behind {
+		for _, p := range replicas {
 			assert.NoError(s, p.Signal(syscall.SIGSTOP))
 		}
 		c := redis.NewClient(&redis.Options{Addr: master.Addr})
 		assert.NoError(s, c.ClientKillByFilter(context.Background(), "TYPE", "REPLICA").Err()) // what it sends is lost, too
 		c.Close()
-		sleep(ctx, lag)
+		sleep(ctx, 300*time.Millisecond)
 		master.Kill()
 		s.times.Add(1)
-		for _, p := range behind {
+		for _, p := range replicas {
 			assert.NoError(s, p.Signal(syscall.SIGCONT))
 		}
 		killed := time.Now()

@@ -296,7 +296,7 @@ otherwise. ` + "`make faults`" + ` runs all rows and writes this page;
 Commit %s, seed %d, %d cores. "Broken" counts how often the fault happened; "wrong" counts messages out of order and gaps
 or repeats that a follower saw; the pause is the longest time, in seconds, in which no message was acknowledged.
 
-A Redis Cluster has three masters with a replica each; Sentinel, three of them, watches a master with two replicas. When a master dies, Redis
+A Redis Cluster has three masters with a replica each; Sentinel, three of them, watches a master with one replica. When a master dies, Redis
 may drop what no replica had yet. Where a replica is waited for that was never acknowledged; but a follower may have seen it, and then
 misses what takes its place. That is what those rows have as wrong.
 

@@ -22,7 +22,7 @@ type Topology string
 // The topologies.
 const (
 	Single   Topology = "single"   // one; the zero value means this, too
-	Sentinel Topology = "sentinel" // a master with two replicas, and three Sentinels
+	Sentinel Topology = "sentinel" // a master with a replica, and three Sentinels
 	Cluster  Topology = "cluster"  // a Redis Cluster of three masters with a replica each
 )
 
@@ -31,7 +31,7 @@ const masterName = "im"
 
 // startRedis starts the redis-servers, and what watches them.
 func (s *Stack) startRedis(ctx context.Context) error {
-	nodes, known := map[Topology]int{"": 1, Single: 1, Sentinel: 3, Cluster: 6}[s.options.Topology]
+	nodes, known := map[Topology]int{"": 1, Single: 1, Sentinel: 2, Cluster: 6}[s.options.Topology]
 	if !known {
 		return fmt.Errorf("no topology of Redis: %q", s.options.Topology)
 	}
@@ -113,7 +113,7 @@ func (s *Stack) startSentinels(ctx context.Context) error {
 		defer client.Close()
 		err := until(ctx, func() error {
 			master, err := client.Master(ctx, masterName).Result()
-			if err == nil && (master["num-slaves"] != "2" || master["num-other-sentinels"] != "2") {
+			if err == nil && (master["num-slaves"] != "1" || master["num-other-sentinels"] != "2") {
 				err = fmt.Errorf("%s knows %s replicas and %s other Sentinels", p.Name, master["num-slaves"], master["num-other-sentinels"])
 			}
 			return err
