@@ -130,15 +130,15 @@ func (a *auth) caller(c *app.RequestContext) (caller, error) {
 }
 
 var (
-	errNoBearer = errors.New("Authorization must be given once, as Bearer and a token")
+	errNoBearer = errors.New("no bearer token, or several")
 	errNobody   = errors.New("the token lacks sub")
 )
 
 // tokenFault says what is wrong with a token, to who sent it.
 func tokenFault(err error) string {
 	for fault, words := range map[error]string{
-		errNoBearer:                      errNoBearer.Error(),
-		errNobody:                        errNobody.Error(),
+		errNoBearer:                      "Authorization must be given once, as Bearer and a token",
+		errNobody:                        "the token lacks sub",
 		jwt.ErrTokenExpired:              "the token has expired",
 		jwt.ErrTokenNotValidYet:          "the token is not valid yet",
 		jwt.ErrTokenRequiredClaimMissing: "the token lacks a claim: exp, and aud and iss where these are asked for",
@@ -169,5 +169,8 @@ func (c caller) mayPull(chat string) error {
 	return newProblem(http.StatusForbidden, "chat: whom the token names is no member of it", nil)
 }
 
-// is compares as the members of chats are.
-func (c caller) is(member string) bool { return strings.ToLower(c.name) == strings.ToLower(member) }
+// is compares as the members of chats are, which strings.EqualFold does not.
+func (c caller) is(member string) bool {
+	own, other := strings.ToLower(c.name), strings.ToLower(member)
+	return own == other
+}
