@@ -25,22 +25,22 @@ import (
 
 // faults are the rows of docs/faults.md.
 var faults = []fault{
-	{id: "rpc-server-killed", name: "SIGKILL of one of two rpc-servers, again and again", brief: 7 * time.Second, full: 60 * time.Second, breaks: killRPCServers},
+	{id: "rpc-server-killed", name: "SIGKILL of one of two rpc-servers, again and again", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRPCServers},
 	{id: "rpc-servers-restarted", name: "rolling SIGTERM restart of both rpc-servers", full: 30 * time.Second, breaks: restartRPCServers},
 	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways; the client turns to the other when one closes its connection", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
 	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer},
-	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 60 * time.Second, breaks: killRedis},
+	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRedis},
 	{id: "disk-full", name: "disk full for the append-only file", full: 40 * time.Second, change: smallDisk, breaks: fillDisk},
 	{id: "memory-full", name: "maxmemory reached (noeviction)", brief: 5 * time.Second, full: 30 * time.Second, breaks: fillMemory},
-	{id: "redis-disturbed", name: "SCRIPT FLUSH, CLIENT KILL of all, CLIENT PAUSE 300 ms, again and again", brief: 6 * time.Second, full: 60 * time.Second, breaks: disturbRedis},
+	{id: "redis-disturbed", name: "SCRIPT FLUSH, CLIENT KILL of all, CLIENT PAUSE 300 ms, again and again", brief: 6 * time.Second, full: 40 * time.Second, breaks: disturbRedis},
 	{id: "etcd-away", name: "etcd stopped for 90 s, then started empty; a gateway started meanwhile", brief: 10 * time.Second, full: 130 * time.Second, breaks: stopEtcd},
 	{id: "clock-back", name: "Redis's clock set back an hour while it runs", brief: 5 * time.Second, full: 20 * time.Second, change: movableClock, breaks: moveClock},
-	{id: "slots-moved", name: "slots of a Redis Cluster moved from master to master, with their chats", brief: 6 * time.Second, full: 30 * time.Second, change: redisIs(stack.Cluster, 0), breaks: moveSlots},
-	{id: "cluster-failover", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, again and again; one replica waited for", brief: 12 * time.Second, full: 60 * time.Second, change: redisIs(stack.Cluster, 1), breaks: killMasters, kept: acknowledged},
+	{id: "slots-moved", name: "slots of a Redis Cluster moved from master to master, with their chats", brief: 6 * time.Second, full: 15 * time.Second, change: redisIs(stack.Cluster, 0), breaks: moveSlots},
+	{id: "cluster-failover", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, again and again; one replica waited for", brief: 12 * time.Second, full: 30 * time.Second, change: redisIs(stack.Cluster, 1), breaks: killMasters, kept: acknowledged},
 	{id: "sentinel-failover", name: "SIGKILL of a master under Sentinel whose replica is 0.3 s behind, again and again; one replica waited for", full: 60 * time.Second, rate: few, change: redisIs(stack.Sentinel, 1), breaks: killMasters, kept: acknowledged},
-	{id: "cluster-failover-unwaited", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, no replica waited for", full: 30 * time.Second, change: redisIs(stack.Cluster, 0), breaks: killMasters, kept: once, after: lossIsTold},
+	{id: "cluster-failover-unwaited", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, no replica waited for", full: 20 * time.Second, change: redisIs(stack.Cluster, 0), breaks: killMasters, kept: once, after: lossIsTold},
 	{id: "sentinel-failover-unwaited", name: "SIGKILL of a master under Sentinel whose replica is 0.3 s behind, no replica waited for", full: 30 * time.Second, change: redisIs(stack.Sentinel, 0), breaks: killMasters, kept: once, after: lossIsTold},
-	{id: "overload", name: "twice the load that MAX_IN_FLIGHT=4 lets through", brief: 6 * time.Second, full: 60 * time.Second, noRetry: true, change: lowLimit, rate: twiceTheCapacity, breaks: func(_ context.Context, s *scene) { s.times.Add(1) }, after: recovered},
+	{id: "overload", name: "twice the load that MAX_IN_FLIGHT=4 lets through", brief: 6 * time.Second, full: 40 * time.Second, noRetry: true, change: lowLimit, rate: twiceTheCapacity, breaks: func(_ context.Context, s *scene) { s.times.Add(1) }, after: recovered},
 }
 
 func TestFaults(t *testing.T) {
