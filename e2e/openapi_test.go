@@ -80,7 +80,7 @@ func (c contract) allows(req *http.Request) error {
 	}
 	return openapi3filter.ValidateRequest(req.Context(), &openapi3filter.RequestValidationInput{
 		Request: req, PathParams: params, Route: route,
-		Options: &openapi3filter.Options{SkipSettingDefaults: true, RejectWhenRequestBodyNotSpecified: true},
+		Options: &openapi3filter.Options{SkipSettingDefaults: true, RejectWhenRequestBodyNotSpecified: true, AuthenticationFunc: openapi3filter.NoopAuthenticationFunc},
 	})
 }
 
@@ -98,10 +98,12 @@ func (c contract) check(t *testing.T, route *routers.Route, resp *http.Response,
 	if len(described.Content) == 0 {
 		assert.Empty(t, body)
 	}
+	known := []string{"Content-Length", "Content-Type", "Date", "Server"}
+	for name := range described.Headers {
+		known = append(known, http.CanonicalHeaderKey(name))
+	}
 	for name := range resp.Header {
-		if !slices.Contains([]string{"Content-Length", "Content-Type", "Date", "Server"}, name) {
-			assert.Contains(t, described.Headers, name)
-		}
+		assert.Contains(t, known, name)
 	}
 	if resp.StatusCode >= 400 {
 		var p problem
