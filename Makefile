@@ -33,7 +33,7 @@ redis-cluster-test: ## run the tests of rpc-server's store and of the whole once
 	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis protoc=protobuf-compiler:protobuf thrift=thrift-compiler wrk=wrk
 	@echo 'building the test runner'
 	@go build -C tools/test -o ../../.bin/test .
-	@.bin/test -count=1 -timeout=15m rpc-server/chat:-race,.,-cluster e2e:.,-redis=cluster
+	@.bin/test -count=1 -timeout=25m rpc-server/chat:-race,.,-cluster e2e:.,-redis=cluster
 
 bench: ## measure the system on this machine, and write docs/benchmarks.md
 	@tools/install redis-server=redis-server:redis wrk=wrk

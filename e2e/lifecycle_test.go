@@ -46,11 +46,29 @@ func TestStart_WrongSettingEndsTheProcessWithOneLineThatNamesIt(t *testing.T) {
 		{"http-server", "MAX_IN_FLIGHT=0", "MAX_IN_FLIGHT"},
 		{"rpc-server", "MAX_IN_FLIGHT=-1", "MAX_IN_FLIGHT"},
 		{"rpc-server", "ADVERTISE=here", "ADVERTISE"},
+		{"http-server", "MAX_CONNECTIONS=0", "MAX_CONNECTIONS"},
+		{"http-server", "READ_TIMEOUT=0s", "READ_TIMEOUT"},
+		{"http-server", "CORS_ORIGINS=example.com", "CORS_ORIGINS"},
+		{"http-server", "CORS_ORIGINS=https://example.com/", "CORS_ORIGINS"},
+		// Whatever is wrong with a file, there is no plain text instead.
+		{"http-server", "TLS_CERT_FILE=/nowhere", "TLS_CERT_FILE"},
+		{"http-server", "TLS_KEY_FILE=/nowhere", "TLS_CERT_FILE"},
+		{"http-server", "TLS_KEY_FILE=/nowhere TLS_CERT_FILE=/nowhere", "TLS_CERT_FILE"},
+		{"http-server", "TLS_KEY_FILE=main_test.go TLS_CERT_FILE=main_test.go", "TLS_CERT_FILE"},
+		{"http-server", "ETCD_TLS_CA_FILE=/nowhere", "ETCD_TLS"},
+		{"http-server", "ETCD_TLS=true ETCD_TLS_CA_FILE=/nowhere", "ETCD_TLS_CA_FILE"},
+		{"rpc-server", "ETCD_TLS=true ETCD_TLS_CA_FILE=main_test.go", "ETCD_TLS_CA_FILE"},
+		{"rpc-server", "ETCD_TLS=true ETCD_TLS_CERT_FILE=/nowhere", "ETCD_TLS_CERT_FILE"},
+		{"rpc-server", "ETCD_USERNAME=im", "ETCD_USERNAME"},
+		{"http-server", "ETCD_PASSWORD_FILE=main_test.go", "ETCD_USERNAME"},
+		{"http-server", "ETCD_PASSWORD_FILE=/nowhere", "ETCD_PASSWORD_FILE"},
+		{"rpc-server", "REDIS_TLS_CERT_FILE=/nowhere", "REDIS_TLS"},
+		{"rpc-server", "REDIS_TLS=true REDIS_TLS_CA_FILE=/nowhere", "REDIS_TLS_CA_FILE"},
+		{"rpc-server", "REDIS_TLS=true REDIS_TLS_KEY_FILE=/nowhere REDIS_TLS_CERT_FILE=/nowhere", "REDIS_TLS_CERT_FILE"},
 	} {
-		t.Run(test.server+" "+test.named, func(t *testing.T) {
+		t.Run(test.server+" "+test.set, func(t *testing.T) {
 			t.Parallel()
-			name, _, _ := strings.Cut(test.set, "=")
-			env := []string{"LISTEN=127.0.0.1:0", "ADMIN_LISTEN=127.0.0.1:0", "LEAVE_WAIT=0s", test.set}
+			env := append([]string{"LISTEN=127.0.0.1:0", "ADMIN_LISTEN=127.0.0.1:0", "LEAVE_WAIT=0s"}, strings.Fields(test.set)...)
 			status, out := command(t, env, test.server)
 			assert.Equal(t, 1, status, out)
 			var errors []string
@@ -62,7 +80,7 @@ func TestStart_WrongSettingEndsTheProcessWithOneLineThatNamesIt(t *testing.T) {
 				}
 			}
 			require.Len(t, errors, 1)
-			assert.Contains(t, errors[0], name)
+			assert.Contains(t, errors[0], test.named)
 		})
 	}
 }

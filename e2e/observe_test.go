@@ -188,6 +188,7 @@ func TestMetrics_AreExact(t *testing.T) {
 		{gateways, "http_request_duration_seconds", []string{"route", "/api/send"}, 1100},
 		{gateways, "http_requests_in_flight", nil, 0},
 		{gateways, "http_requests_shed_total", nil, 0},
+		{gateways, "http_connections_closed_total", nil, 0},
 		{gateways, "rpc_client_calls_total", []string{"method", "Send", "code", "OK"}, 1000},
 		{gateways, "rpc_client_calls_total", []string{"method", "Send", "code", "INVALID"}, 100},
 		{gateways, "rpc_client_call_duration_seconds", []string{"method", "Pull"}, 1},

@@ -98,7 +98,11 @@ func (c contract) check(t *testing.T, route *routers.Route, resp *http.Response,
 	if len(described.Content) == 0 {
 		assert.Empty(t, body)
 	}
-	known := []string{"Content-Length", "Content-Type", "Date", "Server"}
+	known := []string{"Content-Length", "Content-Type", "Date"}
+	for _, name := range []string{"Cache-Control", "Content-Security-Policy", "X-Content-Type-Options"} {
+		known = append(known, name) // of every answer
+		assert.Contains(t, c.Info.Description, "`"+name+": "+resp.Header.Get(name)+"`")
+	}
 	for name := range described.Headers {
 		known = append(known, http.CanonicalHeaderKey(name))
 	}
@@ -158,7 +162,9 @@ func begin(t *testing.T, req *http.Request, body string, size int) (*http.Respon
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(client.Timeout)))
-	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%-16384s", req.Method, req.URL.RequestURI(), req.URL.Host, size, body)
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n", req.Method, req.URL.RequestURI(), req.URL.Host, size)
+	require.NoError(t, req.Header.Write(conn))
+	fmt.Fprintf(conn, "\r\n%-16384s", body)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	require.NoError(t, err)
 	answer, err := io.ReadAll(resp.Body)
@@ -349,11 +355,12 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 	secret := "a secret of 32 bytes or more, which nobody knows"
 	file := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(file, []byte(secret), 0o600))
-	asking := start(t, func(o *stack.Options) { o.Settings = append(o.Settings, "AUTH_HMAC_SECRET_FILE="+file) })
+	asking := start(t, func(o *stack.Options) { o.Settings = append(o.Settings, "AUTH_HMAC_SECRET_FILE="+file, "READ_TIMEOUT=2s") })
 	token, err := exec.Command("go", "run", "./cmd/token", "--secret-file="+file, "--sub="+sender).Output()
 	require.NoError(t, err)
 	bearer := []string{"Authorization", "Bearer " + strings.TrimSpace(string(token))}
 	for operation, query := range map[string]string{"send": "", "pull": "chat="} {
+		requests = append(requests, request{operation: operation, what: "bodyTooSlow", asks: true, headers: bearer, announced: 20_000, status: 408})
 		of := func(chat, sender string) (q, body string) {
 			if query == "" {
 				return "", `{"chat":"` + chat + `","text":"hello","sender":"` + sender + `"}`

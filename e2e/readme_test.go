@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -100,5 +101,32 @@ func TestSettings_SharedNamesMeanTheSame(t *testing.T) {
 			shared = append(shared, s.name)
 		}
 	}
-	assert.ElementsMatch(t, []string{"PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS", "MAX_IN_FLIGHT", "LEAVE_WAIT", "DRAIN_TIMEOUT", "GOGC"}, shared)
+	assert.ElementsMatch(t, []string{"PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS", "ETCD_USERNAME", "ETCD_PASSWORD_FILE", "ETCD_TLS", "ETCD_TLS_CA_FILE", "ETCD_TLS_CERT_FILE", "ETCD_TLS_KEY_FILE", "MAX_IN_FLIGHT", "LEAVE_WAIT", "DRAIN_TIMEOUT", "GOGC"}, shared)
+}
+
+// TestSecurity_EachRowOfTheThreatModelNamesATestThatExists reads SECURITY.md.
+func TestSecurity_EachRowOfTheThreatModelNamesATestThatExists(t *testing.T) {
+	text, err := os.ReadFile("../SECURITY.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(text), "|---|---|---|---|\n")
+	require.True(t, found)
+	var tests strings.Builder
+	for _, folder := range []string{".", "../http-server", "../rpc-server/chat"} {
+		files, err := filepath.Glob(folder + "/*_test.go")
+		require.NoError(t, err)
+		for _, file := range files {
+			code, err := os.ReadFile(file)
+			require.NoError(t, err)
+			tests.Write(code)
+		}
+	}
+	rows := strings.Split(strings.TrimSpace(table), "\n")
+	assert.Greater(t, len(rows), 15)
+	for _, row := range rows {
+		cells := strings.Split(row, "|")
+		require.Len(t, cells, 6, row)
+		for name := range strings.SplitSeq(cells[4], ",") {
+			assert.Contains(t, tests.String(), "\nfunc "+strings.TrimSpace(name)+"(t *testing.T) {\n", row)
+		}
+	}
 }

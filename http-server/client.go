@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -22,9 +21,7 @@ import (
 	"github.com/cloudwego/kitex/pkg/utils"
 	"github.com/cloudwego/kitex/transport"
 	etcd "github.com/kitex-contrib/registry-etcd"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"im/http-server/kitex_gen/rpc"
 	"im/http-server/kitex_gen/rpc/imservice"
@@ -56,18 +53,12 @@ func (s *rpcServers) Pull(ctx context.Context, req *rpc.PullRequest, options ...
 }
 
 // dial needs neither etcd nor an rpc-server yet.
-func dial(ctx context.Context, etcdEndpoints []string, attemptTimeout time.Duration, more ...client.Option) (*rpcServers, error) {
-	// Left alone, gRPC's back-off would grow to two minutes.
-	reconnect := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: time.Second}}
-	inner, err := etcd.NewEtcdResolver(etcdEndpoints, func(c *etcd.Config) {
-		c.EtcdConfig.DialOptions = append(c.EtcdConfig.DialOptions, grpc.WithConnectParams(reconnect))
-		c.EtcdConfig.Logger = zap.NewNop() // it repeats for ever what watch says once
-	})
-	if err != nil {
-		return nil, fmt.Errorf("ETCD_ENDPOINTS: %w", err)
-	}
-	s := &rpcServers{resolver: newResolver(inner), balancer: newBalancer()}
+func dial(ctx context.Context, config clientv3.Config, attemptTimeout time.Duration, more ...client.Option) (*rpcServers, error) {
+	s := &rpcServers{balancer: newBalancer(), resolver: newResolver(func() (discovery.Resolver, error) {
+		return etcd.NewEtcdResolver(nil, func(c *etcd.Config) { c.EtcdConfig = &config })
+	})}
 	go s.resolver.watch(ctx)
+	var err error
 	if s.sends, err = newClient(s.resolver, s.balancer, attemptTimeout, more...); err != nil {
 		return nil, err
 	}
@@ -150,16 +141,18 @@ func within(timeout time.Duration) endpoint.Middleware {
 // resolver gives the rpc-servers that etcd named last: while etcd is away, calls
 // go on with them.
 type resolver struct {
-	discovery.Resolver               // asks etcd
-	asked              chan struct{} // closed once it was, with whatever outcome
-	known              atomic.Pointer[discovery.Result]
-	began              time.Time
-	answered           atomic.Pointer[time.Time] // when etcd named them last; nil is never
-	failure            atomic.Pointer[error]     // of the last attempt; nil is none
+	connect  func() (discovery.Resolver, error)
+	etcd     discovery.Resolver // what connect gave
+	asked    chan struct{}      // closed once etcd was asked, with whatever outcome
+	known    atomic.Pointer[discovery.Result]
+	began    time.Time
+	answered atomic.Pointer[time.Time] // when etcd named them last; nil is never
+	failure  atomic.Pointer[error]     // of the last attempt; nil is none
 }
 
-func newResolver(inner discovery.Resolver) *resolver {
-	return &resolver{Resolver: inner, asked: make(chan struct{}), began: time.Now()}
+// newResolver asks the resolver that connect gives, once it gives one.
+func newResolver(connect func() (discovery.Resolver, error)) *resolver {
+	return &resolver{connect: connect, asked: make(chan struct{}), began: time.Now()}
 }
 
 // check is nil while etcd names rpc-servers.
@@ -194,15 +187,37 @@ func (r *resolver) Resolve(ctx context.Context, _ string) (discovery.Result, err
 	return discovery.Result{}, errNoServer
 }
 
-// Name differs from that of the resolver inside, so that their caches do too.
+// Target is what Resolve is asked for.
+func (r *resolver) Target(_ context.Context, target rpcinfo.EndpointInfo) string {
+	return target.ServiceName()
+}
+
+// Diff tells what changed.
+func (r *resolver) Diff(cacheKey string, prev, next discovery.Result) (discovery.Change, bool) {
+	return discovery.DefaultDiff(cacheKey, prev, next)
+}
+
+// Name is that of this resolver's cache.
 func (r *resolver) Name() string { return "etcd-last-known" }
+
+// ask asks etcd, and connects to it first where that is yet to be done.
+func (r *resolver) ask(ctx context.Context) (discovery.Result, error) {
+	if r.etcd == nil {
+		etcd, err := r.connect()
+		if err != nil {
+			return discovery.Result{}, err
+		}
+		r.etcd = etcd
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*refresh)
+	defer cancel()
+	return r.etcd.Resolve(ctx, service)
+}
 
 // watch asks etcd again and again until ctx ends.
 func (r *resolver) watch(ctx context.Context) {
 	for first := true; ctx.Err() == nil; first = false {
-		asking, cancel := context.WithTimeout(ctx, 2*refresh)
-		found, err := r.Resolver.Resolve(asking, service)
-		cancel()
+		found, err := r.ask(ctx)
 		switch {
 		case err == nil:
 			now := time.Now()

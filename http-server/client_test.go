@@ -201,7 +201,7 @@ func (s slow) Resolve(ctx context.Context, target string) (discovery.Result, err
 
 func TestResolver_TheFirstCallsWaitForEtcdsFirstAnswerAndNoOthers(t *testing.T) {
 	etcd := slow{static{"127.0.0.1:1"}, make(chan error)}
-	r := newResolver(etcd)
+	r := newResolver(func() (discovery.Resolver, error) { return etcd, nil })
 	go r.watch(t.Context())
 	early := make(chan error)
 	go func() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -46,9 +47,9 @@ func formatOf(mediaType string) (f format, ok bool) {
 }
 
 // decode reads a request from its body or, where that is empty and the request
-// is one that may, from the query string. maxBody is in bytes.
-func decode(c *app.RequestContext, maxBody int, req proto.Message) error {
-	body, err := readBody(c, maxBody)
+// is one that may, from the query string.
+func (g *gateway) decode(c *app.RequestContext, req proto.Message) error {
+	body, err := g.readBody(c)
 	if err != nil {
 		return err
 	}
@@ -61,29 +62,52 @@ func decode(c *app.RequestContext, maxBody int, req proto.Message) error {
 	return decodeJSON(body, req)
 }
 
-func readBody(c *app.RequestContext, most int) ([]byte, error) {
+func (g *gateway) readBody(c *app.RequestContext) ([]byte, error) {
 	var body []byte
 	var err error
 	announced := c.Request.Header.ContentLength() // negative where it is chunked
-	if announced <= most {
-		body, err = io.ReadAll(io.LimitReader(c.RequestBodyStream(), int64(most)+1))
+	if announced <= g.maxBody {
+		body, err = g.readUpTo(c, g.maxBody+1, announced)
 	}
 	var refusal *problem
+	late := net.Error(nil)
 	switch {
-	case announced > most || len(body) > most:
-		refusal = newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", most), nil)
-	case err != nil:
-		refusal = badRequest("the body cannot be read to its end")
-	default:
+	case announced > g.maxBody || len(body) > g.maxBody:
+		refusal = newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", g.maxBody), nil)
+	case err == nil:
 		return body, nil
+	case errors.As(err, &refusal):
+	case errors.As(err, &late) && late.Timeout():
+		refusal = newProblem(http.StatusRequestTimeout, "the body took too long to arrive", nil)
+	default:
+		refusal = badRequest("the body cannot be read to its end")
 	}
 	// What follows is no request. Hertz reads a rest of moderate size after the
 	// answer, so that the client gets to see it; any other is not worth reading.
 	c.SetConnectionClose()
-	if announced < 0 || announced > 8*most {
+	if announced < 0 || announced > 8*g.maxBody {
 		c.Request.CloseBodyStream()
 	}
 	return nil, refusal
+}
+
+// readUpTo reads most bytes of the body at most, of which announced are to come, or a
+// number not known where that is negative.
+func (g *gateway) readUpTo(c *app.RequestContext, most, announced int) ([]byte, error) {
+	stream := c.RequestBodyStream()
+	body, err := io.ReadAll(io.LimitReader(stream, smallBytes+1))
+	if err != nil || len(body) <= smallBytes {
+		return body, err
+	}
+	if announced < 0 {
+		announced = most
+	}
+	if err := g.buffers.take(c, announced); err != nil {
+		return nil, err
+	}
+	all := bytes.NewBuffer(append(make([]byte, 0, announced+bytes.MinRead), body...))
+	_, err = all.ReadFrom(io.LimitReader(stream, int64(most-len(body))))
+	return all.Bytes(), err
 }
 
 func decodeProtobuf(body []byte, req proto.Message) error {
@@ -205,9 +229,6 @@ func encode(c *app.RequestContext, resp proto.Message) error {
 	} else {
 		c.SetContentType("application/json")
 		err = encoder.EncodeInto(&body.B, resp, 0)
-	}
-	if err != nil {
-		c.Response.ResetBody()
 	}
 	return err
 }

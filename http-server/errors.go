@@ -92,5 +92,6 @@ func refuse(ctx context.Context, c *app.RequestContext, err error) {
 	if err != nil {
 		panic(err) // a struct of strings and a number
 	}
+	c.Response.ResetBody() // of an answer that was begun
 	c.Data(p.Status, "application/problem+json", body)
 }

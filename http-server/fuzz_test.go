@@ -22,7 +22,6 @@ import (
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/server"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -509,8 +508,7 @@ func serveEcho(f *testing.F) string {
 	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(behind.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(20*time.Second))
 	require.NoError(f, err)
 
-	gw := newServer(front, 10*time.Millisecond)
-	(&gateway{rpc: rpcClient, metrics: newMetrics(prometheus.NewRegistry()), timeout: 20 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
+	gw := newGateway(front, rpcClient, wide())
 	go gw.Run()
 	f.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + front.Addr().String()

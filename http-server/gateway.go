@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
 	"github.com/cloudwego/hertz/pkg/route"
+	"github.com/hertz-contrib/cors"
 
 	"im/http-server/api_gen/api"
 	"im/http-server/kitex_gen/rpc"
@@ -20,21 +22,24 @@ import (
 
 // gateway answers HTTP requests by asking the rpc-servers.
 type gateway struct {
-	rpc         imservice.Client
-	metrics     *metrics
-	auth        *auth         // nil lets everybody do everything
-	timeout     time.Duration // of a request, its retries included
-	maxBody     int           // bytes
-	maxInFlight int           // requests
+	rpc     imservice.Client
+	metrics *metrics
+	auth    *auth         // nil lets everybody do everything
+	timeout time.Duration // of a call, its retries included
+	maxBody int           // bytes
+	buffers *buffers
+	cors    app.HandlerFunc // nil lets no page of another origin in
 }
 
 func (g *gateway) route(r *route.Engine) {
-	r.Use(identify, g.metrics.observe, recovery.Recovery(recovery.WithRecoveryHandler(panicked)))
+	r.Use(identify, g.metrics.observe, recovery.Recovery(recovery.WithRecoveryHandler(panicked)), tellBrowsers, strict)
+	if g.cors != nil {
+		r.Use(g.cors)
+	}
 	r.GET("/openapi.yaml", describe)
 	r.GET("/ping", g.ping)
-	calls := r.Group("/api", limit(g.maxInFlight, g.metrics.shed))
-	calls.POST("/send", g.handle(g.send))
-	calls.GET("/pull", g.handle(g.pull))
+	r.POST("/api/send", handle(g.send))
+	r.GET("/api/pull", handle(g.pull))
 	r.NoRoute(notFound)
 	r.NoMethod(notAllowed(r))
 }
@@ -59,7 +64,7 @@ func (g *gateway) send(ctx context.Context, c *app.RequestContext) error {
 		return err
 	}
 	var req api.SendRequest
-	if err := decode(c, g.maxBody, &req); err != nil {
+	if err := g.decode(c, &req); err != nil {
 		return err
 	}
 	if err := caller.maySendAs(req.Sender); err != nil {
@@ -69,7 +74,7 @@ func (g *gateway) send(ctx context.Context, c *app.RequestContext) error {
 	if err != nil {
 		return err
 	}
-	resp, err := g.rpc.Send(ctx, &rpc.SendRequest{
+	resp, err := g.rpc.Send(withBudget(ctx, g.timeout), &rpc.SendRequest{
 		Message: &rpc.Message{Chat: req.Chat, Text: req.Text, Sender: req.Sender},
 		Key:     &key,
 	})
@@ -83,13 +88,13 @@ func (g *gateway) pull(ctx context.Context, c *app.RequestContext) error {
 		return err
 	}
 	var req api.PullRequest
-	if err := decode(c, g.maxBody, &req); err != nil {
+	if err := g.decode(c, &req); err != nil {
 		return err
 	}
 	if err := caller.mayPull(req.Chat); err != nil {
 		return err
 	}
-	resp, err := g.rpc.Pull(ctx, &rpc.PullRequest{
+	resp, err := g.rpc.Pull(withBudget(ctx, g.timeout), &rpc.PullRequest{
 		Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
 	})
 	if err := outcome(resp, err); err != nil {
@@ -106,7 +111,10 @@ func (g *gateway) pull(ctx context.Context, c *app.RequestContext) error {
 		page.Messages[i] = &messages[i]
 		messages[i].Chat, messages[i].Text, messages[i].Sender, messages[i].SendTime = m.Chat, m.Text, m.Sender, m.SendTime
 	}
-	return encode(c, page)
+	if err := encode(c, page); err != nil {
+		return err
+	}
+	return g.buffers.take(c, len(c.Response.Body()))
 }
 
 // idempotencyKey is the header's value or, without one, a fresh random key: it
@@ -121,11 +129,10 @@ func idempotencyKey(c *app.RequestContext) (string, error) {
 	return "", badRequest("Idempotency-Key: is given more than once")
 }
 
-// handle makes a route of f: it sets the request's budget, and answers with the
-// problem that f gives.
-func (g *gateway) handle(f func(context.Context, *app.RequestContext) error) app.HandlerFunc {
+// handle makes a route of f: it answers with the problem that f gives.
+func handle(f func(context.Context, *app.RequestContext) error) app.HandlerFunc {
 	return func(ctx context.Context, c *app.RequestContext) {
-		if err := f(withBudget(ctx, g.timeout), c); err != nil {
+		if err := f(ctx, c); err != nil {
 			refuse(ctx, c, err)
 		}
 	}
@@ -145,6 +152,45 @@ func identify(ctx context.Context, c *app.RequestContext) {
 	}
 	c.Header(requestID, id)
 	c.Next(context.WithValue(ctx, requestIDKey{}, id))
+}
+
+// tellBrowsers says to a browser that an answer is for the one who asked, and is no
+// page: nothing of it is to be kept, guessed at, run or shown in a frame.
+func tellBrowsers(ctx context.Context, c *app.RequestContext) {
+	for _, field := range browserFields {
+		c.Response.Header.SetCanonical(field.name, field.value)
+	}
+	c.Next(ctx)
+}
+
+var browserFields = []struct{ name, value []byte }{
+	{[]byte("Cache-Control"), []byte("no-store")},
+	{[]byte("Content-Security-Policy"), []byte("default-src 'none'; frame-ancestors 'none'")},
+	{[]byte("X-Content-Type-Options"), []byte("nosniff")},
+}
+
+// stayWithTLS makes a browser that was here once never speak plain text (RFC 6797).
+func stayWithTLS(ctx context.Context, c *app.RequestContext) {
+	c.Header("Strict-Transport-Security", "max-age=31536000")
+	c.Next(ctx)
+}
+
+// allowOrigins lets the pages of these origins read answers and send what a call
+// needs; "*" is every page. For any other, browsers keep the answers from the page.
+func allowOrigins(origins []string) app.HandlerFunc {
+	allow := cors.New(cors.Config{
+		AllowOrigins:  origins,
+		AllowMethods:  []string{http.MethodGet, http.MethodPost},
+		AllowHeaders:  []string{"Authorization", "Content-Type", "Idempotency-Key", requestID},
+		ExposeHeaders: []string{"Retry-After", "WWW-Authenticate", requestID},
+		MaxAge:        time.Hour,
+	})
+	return func(ctx context.Context, c *app.RequestContext) {
+		c.Response.Header.Add("Vary", "Origin")
+		if slices.Contains(origins, "*") || slices.Contains(origins, string(c.GetHeader("Origin"))) {
+			allow(ctx, c)
+		}
+	}
 }
 
 // leave makes clients leave once stopping ends: each answer is then the last of

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cloudwego/hertz/pkg/app"
+	hertz "github.com/cloudwego/hertz/pkg/app/server"
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/server"
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,24 +73,55 @@ func serve(t *testing.T, b *backend) string {
 // serveWith starts a gateway that asks for tokens.
 func serveWith(t *testing.T, b *backend, a *auth) string {
 	t.Helper()
+	return serveClient(t, dialBackend(t, b), a)
+}
+
+// dialBackend starts b and gives a client of it.
+func dialBackend(t *testing.T, b *backend) imservice.Client {
+	t.Helper()
 	l := listen(t)
 	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
 	go srv.Run()
 	t.Cleanup(func() { srv.Stop() })
 	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(5*time.Second))
 	require.NoError(t, err)
-	return serveClient(t, rpcClient, a)
+	return rpcClient
 }
 
 // serveClient starts a gateway that asks rpcClient.
 func serveClient(t *testing.T, rpcClient imservice.Client, a *auth) string {
 	t.Helper()
+	b := wide()
+	b.auth = a
+	return serveBounded(t, rpcClient, b)
+}
+
+// bounds are what else a gateway under test is made with.
+type bounds struct {
+	auth    *auth
+	https   *tls.Config
+	clients *connections
+	idle    time.Duration
+	buffers int // bytes
+	cors    app.HandlerFunc
+}
+
+// wide are bounds that no test meets by chance.
+func wide() bounds {
+	closed := prometheus.NewCounter(prometheus.CounterOpts{Name: "closed"})
+	return bounds{clients: newConnections(1000, time.Minute, time.Minute, closed), idle: time.Minute, buffers: 64 << 20}
+}
+
+func serveBounded(t *testing.T, rpcClient imservice.Client, b bounds) string {
+	t.Helper()
 	l := listen(t)
-	gw := newServer(l, 10*time.Millisecond)
-	(&gateway{rpc: rpcClient, metrics: newMetrics(prometheus.NewRegistry()), auth: a, timeout: 10 * time.Second, maxBody: 1 << 20, maxInFlight: maxInFlight}).route(gw.Engine)
+	gw := newGateway(l, rpcClient, b)
 	go gw.Run()
 	t.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + l.Addr().String()
+	if b.https != nil {
+		return strings.Replace(base, "http:", "https:", 1)
+	}
 	require.Eventually(t, func() bool {
 		resp, err := http.Get(base + "/ping")
 		if err == nil {
@@ -96,6 +130,17 @@ func serveClient(t *testing.T, rpcClient imservice.Client, a *auth) string {
 		return err == nil
 	}, 10*time.Second, 10*time.Millisecond)
 	return base
+}
+
+// newGateway is a gateway that asks rpcClient, yet to be run.
+func newGateway(l net.Listener, rpcClient imservice.Client, b bounds) *hertz.Hertz {
+	m := newMetrics(prometheus.NewRegistry())
+	gw := newServer(l, b.https, b.clients, b.idle, 10*time.Millisecond)
+	(&gateway{
+		rpc: limited{rpcClient, make(chan struct{}, maxInFlight), m.shed}, metrics: m, auth: b.auth,
+		timeout: 20 * time.Second, maxBody: 1 << 20, buffers: &buffers{most: b.buffers, shed: m.shed}, cors: b.cors,
+	}).route(gw.Engine)
+	return gw
 }
 
 // call makes a request; headers are pairs. A body of "" is none.
@@ -136,7 +181,7 @@ func problemIn(t *testing.T, resp *http.Response, body []byte) problem {
 	return p
 }
 
-// maxInFlight is how many requests the gateways under test serve at a time.
+// maxInFlight is how many calls the gateways under test make at a time.
 const maxInFlight = 20
 
 const sendBody = `{"chat":"jack:marcus","text":"hello","sender":"jack"}`

@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -16,7 +17,7 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/cloudwego/hertz/pkg/app/server"
-	hertznetpoll "github.com/cloudwego/hertz/pkg/network/netpoll"
+	hertzconfig "github.com/cloudwego/hertz/pkg/common/config"
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
@@ -52,8 +53,23 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if auth == nil {
-		slog.Warn("everybody may send as anybody and read every chat: neither AUTH_HMAC_SECRET_FILE nor AUTH_PUBLIC_KEY_FILE is set")
+	for _, risk := range cfg.insecure() {
+		slog.Warn("insecure: " + risk)
+	}
+	var https *tls.Config
+	if cfg.TLSCertFile != "" || cfg.TLSKeyFile != "" {
+		own, err := loadKeyPair("TLS", cfg.TLSCertFile, cfg.TLSKeyFile)
+		if err != nil {
+			return err
+		}
+		https = &tls.Config{
+			MinVersion:     tls.VersionTLS12,
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own.get(), nil },
+		}
+	}
+	etcd, err := cfg.Etcd.config()
+	if err != nil {
+		return err
 	}
 
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -71,7 +87,7 @@ func run(ctx context.Context, args []string) error {
 	if err := netpoll.Configure(netpoll.Config{Runner: runNetpoll, LoadBalance: netpoll.RoundRobin}); err != nil {
 		return err
 	}
-	servers, err := dial(running, cfg.EtcdEndpoints, cfg.RequestTimeout/3, traced...)
+	servers, err := dial(running, etcd, cfg.RequestTimeout/3, traced...)
 	if err != nil {
 		return err
 	}
@@ -89,15 +105,26 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
-	srv := newServer(listener, cfg.DrainTimeout)
+	clients := newConnections(cfg.MaxConnections, cfg.ReadTimeout, cfg.WriteTimeout, m.closed)
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "http_connections", Help: "Connections of clients that are open."},
+		func() float64 { return float64(clients.count()) }))
+	srv := newServer(listener, https, clients, cfg.IdleTimeout, cfg.DrainTimeout)
 	if tracing {
 		srv.Use(traceRequest)
 	}
 	srv.Use(leave(ctx))
-	(&gateway{
-		rpc: measured{servers, m}, metrics: m, auth: auth,
-		timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes, maxInFlight: cfg.MaxInFlight,
-	}).route(srv.Engine)
+	if https != nil {
+		srv.Use(stayWithTLS)
+	}
+	gw := &gateway{
+		rpc:     limited{measured{servers, m}, make(chan struct{}, cfg.MaxInFlight), m.shed},
+		metrics: m, auth: auth, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes,
+		buffers: &buffers{most: cfg.MaxBufferBytes, shed: m.shed},
+	}
+	if len(cfg.CORSOrigins) > 0 {
+		gw.cors = allowOrigins(cfg.CORSOrigins)
+	}
+	gw.route(srv.Engine)
 	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Shutdown(running)
@@ -116,11 +143,20 @@ func run(ctx context.Context, args []string) error {
 	}
 }
 
-// newServer is a Hertz server without routes.
-func newServer(listener net.Listener, drain time.Duration) *server.Hertz {
+// maxHeaderBytes is how long the head of a request may be: room for a token and
+// cookies.
+const maxHeaderBytes = 32 << 10
+
+// newServer is a Hertz server without routes, which speaks plain text where https is
+// nil. A connection may be idle between requests for so long.
+func newServer(listener net.Listener, https *tls.Config, clients *connections, idle, drain time.Duration) *server.Hertz {
 	return server.New(
+		hertzconfig.Option{F: func(o *hertzconfig.Options) { o.TLS, o.NoDefaultServerHeader = https, true }},
 		server.WithListener(listener),
-		server.WithTransport(hertznetpoll.NewTransporter),
+		server.WithTransport(clients.transport),
+		server.WithReadTimeout(clients.readTimeout),
+		server.WithIdleTimeout(idle),
+		server.WithMaxHeaderBytes(maxHeaderBytes),
 		server.WithExitWaitTime(drain),
 		server.WithStreamBody(true),        // the gateway reads bodies, and says itself when one is too large
 		server.WithMaxKeepBodySize(64<<10), // bytes of a buffer that a connection keeps; all share larger ones

@@ -36,6 +36,7 @@ type metrics struct {
 	duration     *prometheus.HistogramVec // by route
 	inFlight     prometheus.Gauge
 	shed         prometheus.Counter
+	closed       prometheus.Counter       // connections
 	calls        *prometheus.CounterVec   // by method and code
 	callDuration *prometheus.HistogramVec // by method
 }
@@ -52,7 +53,8 @@ func newMetrics(registry *prometheus.Registry, more ...prometheus.Collector) *me
 			Name: "http_request_duration_seconds", Help: "Time to answer a request.", Buckets: buckets,
 		}, []string{"route"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "http_requests_in_flight", Help: "Requests that are being served."}),
-		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "http_requests_shed_total", Help: "Requests refused because of MAX_IN_FLIGHT."}),
+		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "http_requests_shed_total", Help: "Requests refused because of MAX_IN_FLIGHT or MAX_BUFFER_BYTES."}),
+		closed:   prometheus.NewCounter(prometheus.CounterOpts{Name: "http_connections_closed_total", Help: "Connections closed because of MAX_CONNECTIONS: the one that waited longest or, if that is not long, the new one."}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rpc_client_calls_total", Help: "Calls to the rpc-servers, by method and Code, or TIMEOUT or UNREACHABLE where none came.",
 		}, []string{"method", "code"}),
@@ -60,7 +62,7 @@ func newMetrics(registry *prometheus.Registry, more ...prometheus.Collector) *me
 			Name: "rpc_client_call_duration_seconds", Help: "Time of a call, with its retries.", Buckets: buckets,
 		}, []string{"method"}),
 	}
-	registry.MustRegister(m.requests, m.duration, m.inFlight, m.shed, m.calls, m.callDuration,
+	registry.MustRegister(m.requests, m.duration, m.inFlight, m.shed, m.closed, m.calls, m.callDuration,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	registry.MustRegister(more...)
 	return m

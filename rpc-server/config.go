@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,7 +23,7 @@ type config struct {
 	LogLevel     slog.Level `default:"info" help:"Least level of log lines: debug, info, warn or error."`
 	MaxTextBytes int        `default:"65536" help:"Most bytes of a message's text."`
 
-	EtcdEndpoints []string `default:"localhost:2379" help:"host:port of each etcd member, separated by commas."`
+	Etcd etcdSettings `embed:"" prefix:"etcd-"`
 
 	RedisAddrs                []string      `default:"localhost:6379" help:"host:port of Redis, of several nodes of a Redis Cluster or, with REDIS_MASTER_NAME, of the Sentinels, separated by commas."`
 	RedisMasterName           string        `help:"Name under which Sentinel knows the master; REDIS_ADDRS are Sentinels then."`
@@ -32,7 +31,8 @@ type config struct {
 	RedisReplicas             int           `default:"0" help:"How many replicas must have a message before it is acknowledged."`
 	RedisUsername             string        `help:"User to name to Redis."`
 	RedisPasswordFile         []byte        `type:"filecontent" placeholder:"FILE" help:"File with the password for Redis."`
-	RedisTLS                  bool          `name:"redis-tls" help:"Speak TLS to Redis and Sentinel, whose certificates must be such that the system trusts."`
+	RedisTLS                  bool          `name:"redis-tls" help:"Speak TLS to Redis and Sentinel."`
+	RedisTLSFiles             tlsFiles      `embed:"" prefix:"redis-tls-"`
 	RedisTimeout              time.Duration `default:"250ms" help:"How long to wait for Redis. Keep it below a third of the gateways' REQUEST_TIMEOUT."`
 	RedisQueue                int           `default:"2000" help:"Most messages that wait for Redis or its replicas; more are refused."`
 
@@ -89,16 +89,22 @@ func (c *config) check() error {
 	return nil
 }
 
-// redis says where Redis is. A password is what its file holds, without the newline
-// that editors leave.
-func (c *config) redis() redis.UniversalOptions {
-	password := func(file []byte) string { return strings.TrimRight(string(file), "\r\n") }
-	o := redis.UniversalOptions{
+// redis says where Redis is, and how to speak to it.
+func (c *config) redis() (redis.UniversalOptions, error) {
+	tlsConfig, err := c.RedisTLSFiles.client("REDIS_TLS", c.RedisTLS)
+	return redis.UniversalOptions{
 		Addrs: c.RedisAddrs, Username: c.RedisUsername, Password: password(c.RedisPasswordFile),
 		MasterName: c.RedisMasterName, SentinelPassword: password(c.RedisSentinelPasswordFile),
-	}
-	if c.RedisTLS {
-		o.TLSConfig = &tls.Config{}
-	}
-	return o
+		TLSConfig: tlsConfig,
+	}, err
+}
+
+// insecure lists the settings that are for a network where nobody else is.
+func (c *config) insecure() []string {
+	return append(c.Etcd.insecure(), risks(map[string]bool{
+		"whoever reaches LISTEN may read and write every chat, and in plain text: keep all but the gateways from it": reachable(c.Listen),
+		"profiles are served to all who reach ADMIN_LISTEN: PPROF is set":                                            c.Pprof && reachable(c.AdminListen),
+		"messages travel to Redis in plain text: REDIS_TLS is not set":                                               !c.RedisTLS && reachable(c.RedisAddrs...),
+		"Redis is told no password: REDIS_PASSWORD_FILE is not set":                                                  c.RedisPasswordFile == nil && reachable(c.RedisAddrs...),
+	})...)
 }

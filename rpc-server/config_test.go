@@ -4,9 +4,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -17,7 +20,8 @@ import (
 // variables are those that parseConfig reads.
 var variables = []string{
 	"LISTEN", "ADVERTISE", "ADMIN_LISTEN", "PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS",
-	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_MASTER_NAME", "REDIS_SENTINEL_PASSWORD_FILE", "REDIS_REPLICAS", "REDIS_TIMEOUT", "REDIS_QUEUE", "MAX_IN_FLIGHT",
+	"ETCD_USERNAME", "ETCD_PASSWORD_FILE", "ETCD_TLS", "ETCD_TLS_CA_FILE", "ETCD_TLS_CERT_FILE", "ETCD_TLS_KEY_FILE",
+	"REDIS_ADDRS", "REDIS_USERNAME", "REDIS_PASSWORD_FILE", "REDIS_TLS", "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_MASTER_NAME", "REDIS_SENTINEL_PASSWORD_FILE", "REDIS_REPLICAS", "REDIS_TIMEOUT", "REDIS_QUEUE", "MAX_IN_FLIGHT",
 	"LEAVE_WAIT", "DRAIN_TIMEOUT", "GOGC",
 }
 
@@ -36,19 +40,19 @@ func setenv(t *testing.T, env map[string]string) {
 
 func defaults() *config {
 	return &config{
-		Listen:        ":8888",
-		AdminListen:   "127.0.0.1:8889",
-		LogLevel:      slog.LevelInfo,
-		MaxTextBytes:  65536,
-		EtcdEndpoints: []string{"localhost:2379"},
-		RedisAddrs:    []string{"localhost:6379"},
-		RedisTimeout:  250 * time.Millisecond,
-		RedisQueue:    2000,
-		MaxInFlight:   1000,
-		LeaveWait:     2 * time.Second,
-		DrainTimeout:  5 * time.Second,
-		GCPercent:     400,
-		command:       "serve",
+		Listen:       ":8888",
+		AdminListen:  "127.0.0.1:8889",
+		LogLevel:     slog.LevelInfo,
+		MaxTextBytes: 65536,
+		Etcd:         etcdSettings{Endpoints: []string{"localhost:2379"}},
+		RedisAddrs:   []string{"localhost:6379"},
+		RedisTimeout: 250 * time.Millisecond,
+		RedisQueue:   2000,
+		MaxInFlight:  1000,
+		LeaveWait:    2 * time.Second,
+		DrainTimeout: 5 * time.Second,
+		GCPercent:    400,
+		command:      "serve",
 	}
 }
 
@@ -70,13 +74,21 @@ func TestParseConfig_EachSettingIsAFlagAndAVariable(t *testing.T) {
 		"pprof":               {"--pprof", "PPROF", "true", func(c *config) { c.Pprof = true }},
 		"log level":           {"--log-level", "LOG_LEVEL", "warn", func(c *config) { c.LogLevel = slog.LevelWarn }},
 		"max text bytes":      {"--max-text-bytes", "MAX_TEXT_BYTES", "1", func(c *config) { c.MaxTextBytes = 1 }},
-		"one etcd endpoint":   {"--etcd-endpoints", "ETCD_ENDPOINTS", "etcd:1", func(c *config) { c.EtcdEndpoints = []string{"etcd:1"} }},
-		"some etcd endpoints": {"--etcd-endpoints", "ETCD_ENDPOINTS", "a:1,b:2", func(c *config) { c.EtcdEndpoints = []string{"a:1", "b:2"} }},
+		"one etcd endpoint":   {"--etcd-endpoints", "ETCD_ENDPOINTS", "etcd:1", func(c *config) { c.Etcd.Endpoints = []string{"etcd:1"} }},
+		"some etcd endpoints": {"--etcd-endpoints", "ETCD_ENDPOINTS", "a:1,b:2", func(c *config) { c.Etcd.Endpoints = []string{"a:1", "b:2"} }},
 		"redis addrs":         {"--redis-addrs", "REDIS_ADDRS", "a:1,b:2", func(c *config) { c.RedisAddrs = []string{"a:1", "b:2"} }},
 		"redis username":      {"--redis-username", "REDIS_USERNAME", "im", func(c *config) { c.RedisUsername = "im" }},
 		"redis master name":   {"--redis-master-name", "REDIS_MASTER_NAME", "im", func(c *config) { c.RedisMasterName = "im" }},
 		"redis replicas":      {"--redis-replicas", "REDIS_REPLICAS", "2", func(c *config) { c.RedisReplicas = 2 }},
 		"redis tls":           {"--redis-tls", "REDIS_TLS", "true", func(c *config) { c.RedisTLS = true }},
+		"redis tls ca":        {"--redis-tls-ca-file", "REDIS_TLS_CA_FILE", "/ca", func(c *config) { c.RedisTLSFiles.CAFile = "/ca" }},
+		"redis tls cert":      {"--redis-tls-cert-file", "REDIS_TLS_CERT_FILE", "/c", func(c *config) { c.RedisTLSFiles.CertFile = "/c" }},
+		"redis tls key":       {"--redis-tls-key-file", "REDIS_TLS_KEY_FILE", "/k", func(c *config) { c.RedisTLSFiles.KeyFile = "/k" }},
+		"etcd username":       {"--etcd-username", "ETCD_USERNAME", "im", func(c *config) { c.Etcd.Username = "im" }},
+		"etcd tls":            {"--etcd-tls", "ETCD_TLS", "true", func(c *config) { c.Etcd.TLS = true }},
+		"etcd tls ca":         {"--etcd-tls-ca-file", "ETCD_TLS_CA_FILE", "/ca", func(c *config) { c.Etcd.TLSFiles.CAFile = "/ca" }},
+		"etcd tls cert":       {"--etcd-tls-cert-file", "ETCD_TLS_CERT_FILE", "/c", func(c *config) { c.Etcd.TLSFiles.CertFile = "/c" }},
+		"etcd tls key":        {"--etcd-tls-key-file", "ETCD_TLS_KEY_FILE", "/k", func(c *config) { c.Etcd.TLSFiles.KeyFile = "/k" }},
 		"redis timeout":       {"--redis-timeout", "REDIS_TIMEOUT", "1m1s", func(c *config) { c.RedisTimeout = 61 * time.Second }},
 		"redis queue":         {"--redis-queue", "REDIS_QUEUE", "1", func(c *config) { c.RedisQueue = 1 }},
 		"max in flight":       {"--max-in-flight", "MAX_IN_FLIGHT", "1", func(c *config) { c.MaxInFlight = 1 }},
@@ -195,6 +207,14 @@ func TestParseConfig_NamesTheSettingThatIsOutOfRange(t *testing.T) {
 	}
 }
 
+// redisOf is what a good config says of Redis.
+func redisOf(t *testing.T, cfg config) redis.UniversalOptions {
+	t.Helper()
+	o, err := cfg.redis()
+	require.NoError(t, err)
+	return o
+}
+
 func TestParseConfig_ReadsThePasswordFromAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(path, []byte("from a file"), 0o600))
@@ -202,12 +222,12 @@ func TestParseConfig_ReadsThePasswordFromAFile(t *testing.T) {
 	setenv(t, nil)
 	cfg, err := parseConfig([]string{"--redis-password-file", path})
 	require.NoError(t, err)
-	assert.Equal(t, "from a file", cfg.redis().Password, "the flag")
+	assert.Equal(t, "from a file", redisOf(t, cfg).Password, "the flag")
 
 	setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path})
 	cfg, err = parseConfig(nil)
 	require.NoError(t, err)
-	assert.Equal(t, "from a file", cfg.redis().Password, "the variable")
+	assert.Equal(t, "from a file", redisOf(t, cfg).Password, "the variable")
 }
 
 func TestConfig_ThePasswordEndsBeforeTheNewline(t *testing.T) {
@@ -225,19 +245,19 @@ func TestConfig_ThePasswordEndsBeforeTheNewline(t *testing.T) {
 			setenv(t, map[string]string{"REDIS_PASSWORD_FILE": path, "REDIS_SENTINEL_PASSWORD_FILE": path, "REDIS_MASTER_NAME": "im"})
 			cfg, err := parseConfig(nil)
 			require.NoError(t, err)
-			assert.Equal(t, test.password, cfg.redis().Password)
-			assert.Equal(t, test.password, cfg.redis().SentinelPassword)
+			assert.Equal(t, test.password, redisOf(t, cfg).Password)
+			assert.Equal(t, test.password, redisOf(t, cfg).SentinelPassword)
 		})
 	}
-	assert.Empty(t, defaults().redis().Password, "no file")
-	assert.Empty(t, defaults().redis().SentinelPassword, "no file")
+	assert.Empty(t, redisOf(t, *defaults()).Password, "no file")
+	assert.Empty(t, redisOf(t, *defaults()).SentinelPassword, "no file")
 }
 
 func TestConfig_RedisIsWhereTheSettingsSay(t *testing.T) {
 	setenv(t, map[string]string{"REDIS_ADDRS": "a:1,b:2", "REDIS_USERNAME": "im"})
 	cfg, err := parseConfig(nil)
 	require.NoError(t, err)
-	o := cfg.redis()
+	o := redisOf(t, cfg)
 	assert.Equal(t, []string{"a:1", "b:2"}, o.Addrs)
 	assert.Equal(t, "im", o.Username)
 	assert.Empty(t, o.MasterName)
@@ -245,12 +265,39 @@ func TestConfig_RedisIsWhereTheSettingsSay(t *testing.T) {
 
 	cfg, err = parseConfig([]string{"--redis-master-name=chats"})
 	require.NoError(t, err)
-	assert.Equal(t, "chats", cfg.redis().MasterName)
+	assert.Equal(t, "chats", redisOf(t, cfg).MasterName)
 
 	cfg, err = parseConfig([]string{"--redis-tls"})
 	require.NoError(t, err)
-	o = cfg.redis()
+	o = redisOf(t, cfg)
 	require.NotNil(t, o.TLSConfig)
 	assert.Nil(t, o.TLSConfig.RootCAs, "checked against the system's certificates")
 	assert.False(t, o.TLSConfig.InsecureSkipVerify)
+}
+
+func TestConfig_SaysWhatIsInsecure(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, []byte("secret"), 0o600))
+	tests := map[string]struct {
+		args []string
+		want []string // words of each
+	}{
+		"within this machine": {[]string{"--listen=127.0.0.1:1", "--redis-addrs=localhost:1,[::1]:1", "--etcd-endpoints=http://127.0.0.2:1", "--pprof"}, nil},
+		"all":                 {[]string{"--redis-addrs=127.0.0.1:1,redis:1", "--etcd-endpoints=etcd:1", "--pprof", "--admin-listen=:1"}, []string{"password nor", "ETCD_TLS", "REDIS_PASSWORD", "REDIS_TLS", "PPROF", "LISTEN"}},
+		"as good as it gets": {[]string{"--redis-addrs=redis:1", "--etcd-endpoints=https://etcd:1", "--redis-tls", "--etcd-tls",
+			"--redis-password-file=" + file, "--etcd-password-file=" + file, "--etcd-username=im"}, []string{"LISTEN"}},
+		"a certificate for etcd": {[]string{"--listen=127.0.0.1:1", "--etcd-endpoints=etcd:1", "--etcd-tls", "--etcd-tls-cert-file=" + file}, nil},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			setenv(t, nil)
+			cfg, err := parseConfig(test.args)
+			require.NoError(t, err)
+			said := cfg.insecure()
+			require.Len(t, said, len(test.want), "%q", said)
+			for _, words := range test.want {
+				assert.True(t, slices.ContainsFunc(said, func(line string) bool { return strings.Contains(line, words) }), "%s in %q", words, said)
+			}
+		})
+	}
 }

@@ -58,7 +58,19 @@ func run(ctx context.Context, args []string) error {
 		slog.Debug("the heap has no limit", "err", err)
 	}
 
-	store, err := chat.Open(cfg.redis(), cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
+	for _, risk := range cfg.insecure() {
+		slog.Warn("insecure: " + risk)
+	}
+
+	redis, err := cfg.redis()
+	if err != nil {
+		return err
+	}
+	etcd, err := cfg.Etcd.config()
+	if err != nil {
+		return err
+	}
+	store, err := chat.Open(redis, cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
 	if err != nil {
 		return err
 	}
@@ -98,10 +110,7 @@ func run(ctx context.Context, args []string) error {
 	go func() { serving <- srv.Run() }()
 	defer srv.Stop()
 
-	registration, err := register(cfg.EtcdEndpoints, cfg.Advertise, listener.Addr().(*net.TCPAddr))
-	if err != nil {
-		return err
-	}
+	registration := register(etcd, cfg.Advertise, listener.Addr().(*net.TCPAddr))
 	defer registration.leave(cfg.LeaveWait)
 
 	parts := []*part{

@@ -14,9 +14,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 )
 
 const (
@@ -24,8 +21,7 @@ const (
 	leaseTTL = 10
 	// etcdTimeout bounds each request to etcd.
 	etcdTimeout = 3 * time.Second
-	// etcdRetry is the pause between attempts to register, and the longest one
-	// between attempts to connect.
+	// etcdRetry is the pause between attempts to register.
 	etcdRetry = time.Second
 )
 
@@ -34,10 +30,10 @@ const (
 // it is not left: whenever the lease is lost, or etcd was away or lost its
 // data, it registers anew.
 type registration struct {
-	etcd      *clientv3.Client
-	endpoint  string       // of etcd
-	advertise string       // host:port, empty to find it out
-	listening *net.TCPAddr // what is listened on
+	config    clientv3.Config
+	etcd      *clientv3.Client // nil until it is connected to
+	advertise string           // host:port, empty to find it out
+	listening *net.TCPAddr     // what is listened on
 
 	held    atomic.Pointer[held] // nil while not registered
 	leaving context.Context
@@ -55,21 +51,13 @@ type held struct {
 var errNotRegistered = errors.New("not registered in etcd")
 
 // register begins to keep this server's address in etcd and returns at once.
-func register(endpoints []string, advertise string, listening *net.TCPAddr) (*registration, error) {
-	// Left alone, gRPC's back-off would grow to two minutes.
-	reconnect := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, MaxDelay: etcdRetry}}
-	etcd, err := clientv3.New(clientv3.Config{
-		Endpoints:   endpoints,
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(reconnect)},
-		Logger:      zap.NewNop(), // it repeats for ever what keep says once
-	})
-	if err != nil {
-		return nil, fmt.Errorf("ETCD_ENDPOINTS: %w", err)
-	}
-	r := &registration{etcd: etcd, endpoint: endpoints[0], advertise: advertise, listening: listening, done: make(chan struct{})}
+func register(etcd clientv3.Config, advertise string, listening *net.TCPAddr) *registration {
+	r := &registration{advertise: advertise, listening: listening, done: make(chan struct{})}
 	r.leaving, r.cancel = context.WithCancel(context.Background())
+	r.config = etcd
+	r.config.Context = r.leaving
 	go r.keep()
-	return r, nil
+	return r
 }
 
 // keep registers again and again until leave.
@@ -94,6 +82,11 @@ func (r *registration) hold() error {
 	address, err := r.address()
 	if err != nil {
 		return err
+	}
+	if r.etcd == nil {
+		if r.etcd, err = clientv3.New(r.config); err != nil {
+			return err
+		}
 	}
 	key := "kitex/registry-etcd/" + service + "/" + address
 	value, err := json.Marshal(map[string]any{"network": "tcp", "address": address, "weight": 10})
@@ -140,7 +133,9 @@ func (r *registration) leave(wait time.Duration) {
 	wasRegistered := r.held.Load() != nil
 	r.cancel()
 	<-r.done
-	r.etcd.Close()
+	if r.etcd != nil {
+		r.etcd.Close()
+	}
 	if wasRegistered {
 		time.Sleep(wait)
 	}
@@ -174,7 +169,7 @@ func (r *registration) address() (string, error) {
 	if r.advertise != "" || !r.listening.IP.IsUnspecified() {
 		return cmp.Or(r.advertise, r.listening.String()), nil
 	}
-	route, err := net.Dial("udp", r.endpoint[strings.LastIndex(r.endpoint, "/")+1:]) // sends nothing
+	route, err := net.Dial("udp", r.config.Endpoints[0][strings.LastIndex(r.config.Endpoints[0], "/")+1:]) // sends nothing
 	if err != nil {
 		return "", err
 	}

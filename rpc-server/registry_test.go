@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 func TestAddress_IsWhatIsSetOrListenedOnOrWhereEtcdIsReachedFrom(t *testing.T) {
@@ -27,7 +28,7 @@ func TestAddress_IsWhatIsSetOrListenedOnOrWhereEtcdIsReachedFrom(t *testing.T) {
 			t.Parallel()
 			listening, err := net.ResolveTCPAddr("tcp", test.listening)
 			require.NoError(t, err)
-			r := &registration{advertise: test.advertise, listening: listening, endpoint: test.etcd}
+			r := &registration{advertise: test.advertise, listening: listening, config: clientv3.Config{Endpoints: []string{test.etcd}}}
 			got, err := r.address()
 			require.NoError(t, err)
 			assert.Equal(t, test.want, got)
@@ -37,7 +38,7 @@ func TestAddress_IsWhatIsSetOrListenedOnOrWhereEtcdIsReachedFrom(t *testing.T) {
 
 func TestAddress_IsAnErrorWhereNothingLeadsToEtcd(t *testing.T) {
 	t.Parallel()
-	r := &registration{listening: &net.TCPAddr{IP: net.IPv6unspecified, Port: 4711}, endpoint: "127.0.0.1:no-port"}
+	r := &registration{listening: &net.TCPAddr{IP: net.IPv6unspecified, Port: 4711}, config: clientv3.Config{Endpoints: []string{"127.0.0.1:no-port"}}}
 	_, err := r.address()
 	require.Error(t, err)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -52,6 +53,11 @@ func (p *Process) Start() error {
 	}()
 	p.cmd, p.done = cmd, done
 	return nil
+}
+
+// Setenv sets more environment variables, as NAME=value, for when it is started next.
+func (p *Process) Setenv(variables ...string) {
+	p.env = append(slices.Clip(p.env), variables...)
 }
 
 // Done is closed when the program has ended.

@@ -37,25 +37,34 @@ func (s *Stack) startRedis(ctx context.Context) error {
 	}
 	for i := range nodes {
 		name := "redis"
-		var more []string
+		more := slices.Clone(s.options.RedisArgs)
 		switch s.options.Topology {
 		case Sentinel:
 			name = fmt.Sprintf("redis-%d", i+1)
-			more = []string{"--repl-diskless-sync-delay", "0"}
+			more = append(more, "--repl-diskless-sync-delay", "0")
 			if i > 0 {
 				more = append(more, "--replicaof", strings.Replace(s.Redis[0].Addr, ":", " ", 1))
 			}
 		case Cluster:
 			name = fmt.Sprintf("redis-%d", i+1)
 			_, port, _ := net.SplitHostPort(freeAddr())
-			more = []string{"--repl-diskless-sync-delay", "0", "--cluster-enabled", "yes", "--cluster-port", port,
-				"--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"}
+			more = append(more, "--repl-diskless-sync-delay", "0", "--cluster-enabled", "yes", "--cluster-port", port,
+				"--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no")
 		}
 		p, err := Redis(filepath.Join(s.options.Dir, name), s.log(name), more...)
 		if err != nil {
 			return err
 		}
 		p.Name, p.env = name, s.options.RedisEnv
+		if s.options.RedisTLS != nil {
+			_, port, _ := net.SplitHostPort(p.Addr)
+			p.args = append(p.args, "--port", "0", "--tls-port", port)
+			p.answers = func(ctx context.Context) error {
+				client := redis.NewClient(&redis.Options{Addr: p.Addr, TLSConfig: s.options.RedisTLS, Password: s.options.RedisPassword})
+				defer client.Close()
+				return client.Ping(ctx).Err()
+			}
+		}
 		s.Redis = append(s.Redis, p)
 		if err := start(ctx, p); err != nil {
 			return err
@@ -228,7 +237,7 @@ func (p *Process) role(ctx context.Context) []any {
 
 // RedisClient is a client of the Redis that the rpc-servers use.
 func (s *Stack) RedisClient() redis.UniversalClient {
-	o := &redis.UniversalOptions{Addrs: strings.Split(s.redisAddrs(), ",")}
+	o := &redis.UniversalOptions{Addrs: strings.Split(s.redisAddrs(), ","), TLSConfig: s.options.RedisTLS, Password: s.options.RedisPassword}
 	if len(s.Sentinels) > 0 {
 		o.MasterName = masterName
 	}

@@ -4,6 +4,7 @@ package stack
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -55,9 +56,15 @@ type Options struct {
 	RedisAddrs string
 	Topology   Topology
 	RedisEnv   []string // more environment variables of the redis-servers, as NAME=value
-	RPCServers int
-	Gateways   int
-	Listen     string // of the first gateway; empty takes a free port
+	// RedisArgs and EtcdArgs are more arguments of theirs.
+	RedisArgs, EtcdArgs []string
+	// RedisTLS and RedisPassword are what clients speak to Redis with. With the former it
+	// serves nothing else but TLS; nil is plain text.
+	RedisTLS      *tls.Config
+	RedisPassword string
+	RPCServers    int
+	Gateways      int
+	Listen        string // of the first gateway; empty takes a free port
 	// Settings are more environment variables of the servers, as NAME=value.
 	Settings []string
 	// Logs is the folder of the logs, a file NAME.log a process.
@@ -184,7 +191,7 @@ func (s *Stack) etcd() *Process {
 	return &Process{
 		Name: "etcd", Addr: addr, Log: s.log("etcd"),
 		path:    filepath.Join(s.options.Bin, "etcd"),
-		args:    []string{"--listen=" + addr, "--dir=" + filepath.Join(s.options.Dir, "etcd")},
+		args:    append([]string{"--listen=" + addr, "--dir=" + filepath.Join(s.options.Dir, "etcd")}, s.options.EtcdArgs...),
 		answers: func(ctx context.Context) error { return dial(ctx, addr) },
 	}
 }

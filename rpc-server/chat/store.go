@@ -48,6 +48,9 @@ const (
 	// processes on the way of a large page, Redis and the gateway too, work for those
 	// meanwhile.
 	partRest = 5 * time.Millisecond
+	// largePages is how many pages of several parts are read at a time, which bounds the
+	// memory that they take; others wait for their turn.
+	largePages = 8
 )
 
 //go:embed append.lua
@@ -91,6 +94,7 @@ type Store struct {
 	tries          int      // of a ping
 	refusals       []string // how replies begin by which Redis says that it will not serve for now
 	metrics        *metrics
+	large          chan struct{} // has an element for each large page that is being read
 	// sent counts messages, so that a large page can tell that it is not alone.
 	sent atomic.Int64
 }
@@ -106,7 +110,7 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued, replicas i
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
-	s := &Store{timeout: timeout, replicas: replicas, tries: 1, refusals: refusals, metrics: newMetrics()}
+	s := &Store{timeout: timeout, replicas: replicas, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages)}
 	s.pulls, _ = connect(o, hook{"pulls", s.metrics})
 	if replicas > 0 {
 		o.PoolSize, o.PipelinePoolSize = waiting, -1 // one pool for all
@@ -215,7 +219,19 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	defer cancel()
 	sent := s.sent.Load()
 	p, size, err := s.firstPart(ctx, q)
-	for err == nil && p.HasMore && int64(len(p.Entries)) < q.limit && size < MaxPageBytes {
+	more := func() bool {
+		return err == nil && p.HasMore && int64(len(p.Entries)) < q.limit && size < MaxPageBytes
+	}
+	if !more() {
+		return p, err
+	}
+	select {
+	case s.large <- struct{}{}:
+		defer func() { <-s.large }()
+	case <-ctx.Done():
+		return Page{}, s.failure(ctx, ctx.Err())
+	}
+	for more() {
 		if before := sent; before != s.sent.Load() {
 			time.Sleep(partRest)
 			sent = s.sent.Load()

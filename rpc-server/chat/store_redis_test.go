@@ -354,3 +354,36 @@ func (s rig) requireWorks(t testing.TB) {
 		require.Equal(t, []Entry{{"ann", "hello", sent}}, page.Entries)
 	})
 }
+
+// TestPage_ManyLargeOnesWaitForTheirTurn takes all turns: another large page is not
+// begun then, while small ones are read.
+func TestPage_ManyLargeOnesWaitForTheirTurn(t *testing.T) {
+	s := newRig(t, ownRedis(t).addrs(), patience)
+	large, small := newChat(), newChat()
+	s.fill(t, large, 10, func(int) string { return a(32 << 10) })
+	s.fill(t, small, 10, func(int) string { return "hello" })
+	for range largePages {
+		s.large <- struct{}{}
+	}
+	query, err := NewQuery(large, 0, 10, false, 0)
+	require.NoError(t, err)
+	waiting, cancel := context.WithCancel(t.Context())
+	refused := make(chan error)
+	go func() {
+		_, err := s.Page(waiting, query)
+		refused <- err
+	}()
+	assert.Len(t, s.page(t, small, 0, 10, false, 0).Entries, 10)
+	assert.Len(t, s.page(t, large, 0, 1, false, 0).Entries, 1, "a small page of a chat of large messages")
+	select {
+	case err := <-refused:
+		require.Fail(t, "it did not wait", "%v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	cancel()
+	assert.ErrorIs(t, <-refused, context.Canceled)
+
+	<-s.large
+	assert.Len(t, s.page(t, large, 0, 10, false, 0).Entries, 10)
+	assert.Len(t, s.page(t, large, 0, 10, false, 0).Entries, 10, "it gave its turn back")
+}

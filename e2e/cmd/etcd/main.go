@@ -13,12 +13,17 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
 )
 
 var flags struct {
 	Listen string `default:"localhost:2379" help:"Address to serve clients on."`
 	Dir    string `required:"" help:"Directory of the data."`
+
+	CertFile      string `help:"PEM file with the certificate to serve clients with, over TLS."`
+	KeyFile       string `help:"PEM file with its key."`
+	TrustedCAFile string `name:"trusted-ca-file" help:"PEM file with the certificates that a client's must be signed by."`
 }
 
 func main() {
@@ -33,6 +38,9 @@ func main() {
 
 func run(ctx context.Context) error {
 	clients := url.URL{Scheme: "http", Host: flags.Listen}
+	if flags.CertFile != "" {
+		clients.Scheme = "https"
+	}
 	peers := url.URL{Scheme: "http", Host: "localhost:0"} // there are none
 
 	cfg := embed.NewConfig()
@@ -43,6 +51,11 @@ func run(ctx context.Context) error {
 	cfg.LogLevel = "warn"
 	cfg.TickMs, cfg.ElectionMs = 10, 50 // alone, it need not wait for an election
 	cfg.UnsafeNoFsync = true
+	cfg.ClientTLSInfo = transport.TLSInfo{
+		CertFile: flags.CertFile, KeyFile: flags.KeyFile,
+		TrustedCAFile: flags.TrustedCAFile, ClientCertAuth: flags.TrustedCAFile != "",
+	}
+	cfg.EnableGRPCGateway = false // it would be a client of its own
 
 	server, err := embed.StartEtcd(cfg)
 	if err != nil {

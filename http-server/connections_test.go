@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"im/http-server/kitex_gen/rpc"
+)
+
+// closed waits until the server closes a connection, and gives what it said before.
+// Meanwhile more is written again and again, where it is not empty.
+func closed(t *testing.T, c net.Conn, more string) string {
+	t.Helper()
+	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	if more != "" {
+		go func() {
+			for err := error(nil); err == nil; time.Sleep(20 * time.Millisecond) {
+				_, err = io.WriteString(c, more)
+			}
+		}()
+	}
+	said, err := io.ReadAll(c)
+	if late, ok := err.(net.Error); ok {
+		require.False(t, late.Timeout(), "the connection stays open; it said %q", said)
+	}
+	return string(said)
+}
+
+// TestConnections_HaveAnEnd has clients that want to keep a connection for ever, each in
+// another way.
+func TestConnections_HaveAnEnd(t *testing.T) {
+	b := newBackend()
+	b.page = &rpc.PullResponse{HasMore: new(bool), NextCursor: new(int64), Total: new(int64)}
+	for range 32 {
+		b.page.Messages = append(b.page.Messages, &rpc.Message{Chat: "a:b", Sender: "a", Text: strings.Repeat("x", 1<<20)})
+	}
+	behind := dialBackend(t, b)
+	certified := httptest.NewTLSServer(nil) // has a certificate
+	certified.Close()
+	for name, https := range map[string]*tls.Config{"plain": nil, "TLS": {Certificates: certified.TLS.Certificates}} {
+		t.Run(name, func(t *testing.T) {
+			bound := wide()
+			bound.https, bound.idle = https, 500*time.Millisecond
+			bound.clients.readTimeout, bound.clients.writeTimeout, bound.clients.most = 500*time.Millisecond, 5*time.Second, 5
+			bound.buffers = 40 << 20 // one page
+			addr := strings.Split(serveBounded(t, behind, bound), "//")[1]
+			dial := func() net.Conn {
+				c, err := net.Dial("tcp", addr)
+				require.NoError(t, err)
+				t.Cleanup(func() { c.Close() })
+				if https != nil {
+					secure := tls.Client(c, &tls.Config{InsecureSkipVerify: true})
+					require.NoError(t, secure.Handshake())
+					return secure
+				}
+				return c
+			}
+			request := func(c net.Conn, bytes string) *http.Response {
+				_, err := io.WriteString(c, bytes)
+				require.NoError(t, err)
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				require.NoError(t, err)
+				_, err = io.Copy(io.Discard, resp.Body)
+				require.NoError(t, err)
+				return resp
+			}
+			const ping = "GET /ping HTTP/1.1\r\nHost: im\r\n\r\n"
+
+			silent, err := net.Dial("tcp", addr) // not even a handshake
+			require.NoError(t, err)
+			assert.Empty(t, closed(t, silent, ""), "nothing said")
+
+			idle := dial()
+			assert.Equal(t, 200, request(idle, ping).StatusCode)
+			assert.Empty(t, closed(t, idle, ""), "nothing more said")
+
+			head := dial()
+			_, err = io.WriteString(head, "GET /ping HTTP/1.1\r\nHost: im\r\nX-A: ")
+			require.NoError(t, err)
+			assert.NotContains(t, closed(t, head, "x"), "200 OK", "a head byte by byte")
+
+			second := dial()
+			assert.Equal(t, 200, request(second, ping).StatusCode)
+			assert.NotContains(t, closed(t, second, "G"), "200 OK", "a second head byte by byte")
+
+			body := dial()
+			_, err = io.WriteString(body, "POST /api/send HTTP/1.1\r\nHost: im\r\nContent-Length: 1000000\r\n\r\n{")
+			require.NoError(t, err)
+			assert.Contains(t, closed(t, body, "x"), "HTTP/1.1 408 ", "a body byte by byte")
+			chunks := dial()
+			_, err = io.WriteString(chunks, "POST /api/send HTTP/1.1\r\nHost: im\r\nTransfer-Encoding: chunked\r\n\r\n")
+			require.NoError(t, err)
+			assert.Contains(t, closed(t, chunks, "1\r\nx\r\n"), "HTTP/1.1 408 ", "a body chunk by chunk")
+
+			deaf := dial()
+			_, err = io.WriteString(deaf, "GET /api/pull?chat=a:b HTTP/1.1\r\nHost: im\r\n\r\n")
+			require.NoError(t, err)
+			<-b.pulls
+			eventually(t, func() bool { return bound.clients.count() == 0 }) // an answer that is not read
+
+			var held []net.Conn
+			for range bound.clients.most {
+				c := dial()
+				assert.Equal(t, 200, request(c, ping).StatusCode)
+				held = append(held, c)
+			}
+			tooMany, err := net.Dial("tcp", addr)
+			require.NoError(t, err)
+			assert.Empty(t, closed(t, tooMany, ""))
+			assert.Equal(t, 1.0, testutil.ToFloat64(bound.clients.closed))
+			for _, c := range held {
+				c.Close()
+			}
+			eventually(t, func() bool { return bound.clients.count() == 0 })
+			assert.Equal(t, 200, request(dial(), ping).StatusCode, "there is room again")
+			assert.Equal(t, 200, request(dial(), "GET /api/pull?chat=a:b HTTP/1.1\r\nHost: im\r\n\r\n").StatusCode, "for large pages, too")
+		})
+	}
+}
+
+func TestConnections_WhoWaitedLongMakesRoomForANewOne(t *testing.T) {
+	bound := wide()
+	bound.clients.most = 5
+	base := serveBounded(t, panicking{}, bound)
+	http.DefaultClient.CloseIdleConnections()
+	eventually(t, func() bool { return bound.clients.count() == 0 })
+	held := make([]net.Conn, bound.clients.most)
+	for i := range held {
+		var err error
+		held[i], err = net.Dial("tcp", strings.TrimPrefix(base, "http://"))
+		require.NoError(t, err)
+		_, err = io.WriteString(held[i], "GET")
+		require.NoError(t, err)
+	}
+	eventually(t, func() bool { // a second later
+		resp, err := http.Get(base + "/ping")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err == nil
+	})
+	assert.Empty(t, closed(t, held[0], ""), "the first of them")
+	assert.Equal(t, bound.clients.most, bound.clients.count())
+	for _, c := range held[1:] {
+		c.Close()
+	}
+}
