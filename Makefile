@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults redis-cluster-test bench pgo token jmeter jmeter-test compose-test cluster-test vulncheck lint generate
+.PHONY: help run test check faults redis-cluster-test bench pgo token jmeter jmeter-test compose-test cluster-test vulncheck licenses lint generate
 
 MODULES := http-server rpc-server e2e tools/test
 
@@ -82,6 +82,17 @@ vulncheck: $(MODULES:%=vulncheck/%) ## look for known vulnerabilities in what th
 .PHONY: $(MODULES:%=vulncheck/%)
 $(MODULES:%=vulncheck/%): vulncheck/%:
 	@echo 'vulncheck $*'; cd $* && go tool -modfile='$(CURDIR)/tools/govulncheck/go.mod' govulncheck ./...
+
+licenses: $(MODULES:%=licenses/%) ## list the licences of all that is linked in, and stop at one that is unknown or would bind ours
+
+# Thrift, for tests, has a build file under GNU's all-permissive licence, to which go-licenses gives no type.
+GO_LICENSES = go tool -modfile='$(CURDIR)/tools/licenses/go.mod' go-licenses
+.PHONY: $(MODULES:%=licenses/%)
+$(MODULES:%=licenses/%): licenses/%:
+	@echo 'licenses $*'; cd $* && $(GO_LICENSES) report --ignore=im ./... 2>/dev/null | cut -d, -f1,3
+	@cd $* && $(GO_LICENSES) check --ignore=im,github.com/apache/thrift --disallowed_types=forbidden,restricted,unknown ./... 2>.licenses || \
+		{ grep -v '^W\|^/' .licenses; rm .licenses; exit 1; }
+	@rm $*/.licenses
 
 lint: $(MODULES:%=lint/%) lint/workflows ## check the form of all code: gofmt, go vet, go mod tidy, staticcheck, actionlint
 

@@ -136,6 +136,7 @@ func TestHostile_LargePagesByManyTakeNoMoreThanThereIs(t *testing.T) {
 		c, err := net.Dial("tcp", s.Gateways[0].Addr)
 		require.NoError(t, err)
 		defer c.Close()
+		require.NoError(t, c.(*net.TCPConn).SetReadBuffer(4096)) // else the kernel takes it all
 		fmt.Fprintf(c, "GET /api/pull?%s HTTP/1.1\r\nHost: im\r\n\r\n", query)
 	}
 	rate(t, s, 100) // others are served

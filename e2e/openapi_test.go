@@ -355,7 +355,9 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 	secret := "a secret of 32 bytes or more, which nobody knows"
 	file := filepath.Join(t.TempDir(), "secret")
 	require.NoError(t, os.WriteFile(file, []byte(secret), 0o600))
-	asking := start(t, func(o *stack.Options) { o.Settings = append(o.Settings, "AUTH_HMAC_SECRET_FILE="+file, "READ_TIMEOUT=2s") })
+	asking := start(t, func(o *stack.Options) {
+		o.Settings = append(o.Settings, "AUTH_HMAC_SECRET_FILE="+file, "READ_TIMEOUT=2s")
+	})
 	token, err := exec.Command("go", "run", "./cmd/token", "--secret-file="+file, "--sub="+sender).Output()
 	require.NoError(t, err)
 	bearer := []string{"Authorization", "Bearer " + strings.TrimSpace(string(token))}

@@ -102,12 +102,8 @@ func (t transporter) ListenAndServe(next network.OnData) error {
 	})
 }
 
-// connKey is under which a context has netpoll's conn, and silenceKey that under which
-// it has the timer that closes the connection if no byte comes.
-type (
-	connKey    struct{}
-	silenceKey struct{}
-)
+// connKey is under which a context has netpoll's conn.
+type connKey struct{}
 
 // accept is told of a connection by netpoll, which calls serve only once a byte has
 // come.
@@ -117,14 +113,18 @@ func (s *connections) accept(accepted net.Conn) context.Context {
 		c.Close()
 		return context.Background()
 	}
-	accepted.(*hertznetpoll.Conn).Conn.(netpoll.Connection).AddCloseCallback(func(netpoll.Connection) error { s.leave(c); return nil })
-	silence := time.AfterFunc(s.readTimeout, func() { c.Close() })
-	return context.WithValue(context.WithValue(context.Background(), connKey{}, c), silenceKey{}, silence)
+	c.silence = time.AfterFunc(s.readTimeout, func() { c.Close() })
+	accepted.(*hertznetpoll.Conn).Conn.(netpoll.Connection).AddCloseCallback(func(netpoll.Connection) error {
+		c.silence.Stop()
+		s.leave(c)
+		return nil
+	})
+	return context.WithValue(context.Background(), connKey{}, c)
 }
 
 func (s *connections) serve(ctx context.Context, _ hertzConn, next network.OnData) error {
-	ctx.Value(silenceKey{}).(*time.Timer).Stop()
 	c := ctx.Value(connKey{}).(*conn)
+	c.silence.Stop()
 	defer c.answered()
 	c.SetReadTimeout(s.readTimeout)
 	return next(ctx, c)
@@ -159,6 +159,7 @@ type conn struct {
 	hertzConn
 	writeTimeout time.Duration
 	since        atomic.Int64 // Unix nanoseconds: when it began what it does or waits for
+	silence      *time.Timer  // closes it if no byte comes; with TLS, a deadline does
 	onAnswer     []func()
 }
 

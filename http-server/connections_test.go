@@ -53,7 +53,7 @@ func TestConnections_HaveAnEnd(t *testing.T) {
 			bound := wide()
 			bound.https, bound.idle = https, 500*time.Millisecond
 			bound.clients.readTimeout, bound.clients.writeTimeout, bound.clients.most = 500*time.Millisecond, 5*time.Second, 5
-			bound.buffers = 40 << 20 // one page
+			bound.buffers.most = 40 << 20 // one page
 			addr := strings.Split(serveBounded(t, behind, bound), "//")[1]
 			dial := func() net.Conn {
 				c, err := net.Dial("tcp", addr)

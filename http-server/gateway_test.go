@@ -102,14 +102,14 @@ type bounds struct {
 	https   *tls.Config
 	clients *connections
 	idle    time.Duration
-	buffers int // bytes
+	buffers *buffers
 	cors    app.HandlerFunc
 }
 
 // wide are bounds that no test meets by chance.
 func wide() bounds {
-	closed := prometheus.NewCounter(prometheus.CounterOpts{Name: "closed"})
-	return bounds{clients: newConnections(1000, time.Minute, time.Minute, closed), idle: time.Minute, buffers: 64 << 20}
+	closed, shed := prometheus.NewCounter(prometheus.CounterOpts{Name: "closed"}), prometheus.NewCounter(prometheus.CounterOpts{Name: "shed"})
+	return bounds{clients: newConnections(1000, time.Minute, time.Minute, closed), idle: time.Minute, buffers: &buffers{most: 64 << 20, shed: shed}}
 }
 
 func serveBounded(t *testing.T, rpcClient imservice.Client, b bounds) string {
@@ -138,7 +138,7 @@ func newGateway(l net.Listener, rpcClient imservice.Client, b bounds) *hertz.Her
 	gw := newServer(l, b.https, b.clients, b.idle, 10*time.Millisecond)
 	(&gateway{
 		rpc: limited{rpcClient, make(chan struct{}, maxInFlight), m.shed}, metrics: m, auth: b.auth,
-		timeout: 20 * time.Second, maxBody: 1 << 20, buffers: &buffers{most: b.buffers, shed: m.shed}, cors: b.cors,
+		timeout: 20 * time.Second, maxBody: 1 << 20, buffers: b.buffers, cors: b.cors,
 	}).route(gw.Engine)
 	return gw
 }

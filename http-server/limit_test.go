@@ -22,7 +22,7 @@ func TestBuffers_WhatFindsNoRoomIsRefusedAtOnceAndNothingElse(t *testing.T) {
 		b.page.Messages = append(b.page.Messages, &rpc.Message{Chat: "a:b", Sender: "a", Text: strings.Repeat("x", 1000)})
 	}
 	bound := wide()
-	bound.buffers = 100_000
+	bound.buffers.most = 100_000
 	base := serveBounded(t, dialBackend(t, b), bound)
 	large := strings.Replace(sendBody, "hello", strings.Repeat("x", 60_000), 1)
 
@@ -64,17 +64,21 @@ func TestBuffers_WhoIsSlowMakesRoomForTheNext(t *testing.T) {
 		b.page.Messages = append(b.page.Messages, &rpc.Message{Chat: "a:b", Sender: "a", Text: strings.Repeat("x", 1<<20)})
 	}
 	bound := wide()
-	bound.buffers = 40 << 20 // two pages
+	bound.buffers.most = 40 << 20 // two pages
 	base := serveBounded(t, dialBackend(t, b), bound)
 	for range 2 { // who never read
 		deaf, err := net.Dial("tcp", strings.TrimPrefix(base, "http://"))
 		require.NoError(t, err)
 		defer deaf.Close()
+		require.NoError(t, deaf.(*net.TCPConn).SetReadBuffer(4096)) // else the kernel takes it all
 		_, err = io.WriteString(deaf, "GET /api/pull?chat=a:b HTTP/1.1\r\nHost: im\r\n\r\n")
 		require.NoError(t, err)
 	}
-	<-b.pulls
-	<-b.pulls // both are about to hold a page
+	eventually(t, func() bool { // both hold a page
+		bound.buffers.mu.Lock()
+		defer bound.buffers.mu.Unlock()
+		return bound.buffers.held > 32<<20
+	})
 	served := func() bool {
 		resp, err := http.Get(base + "/api/pull?chat=a:b")
 		require.NoError(t, err)

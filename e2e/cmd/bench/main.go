@@ -182,7 +182,11 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	text += growth + cluster
+	secured, err := wrk.secured(ctx, cfg, options)
+	if err != nil {
+		return err
+	}
+	text += growth + cluster + secured
 	fmt.Print(text)
 	if cfg.Out == "" {
 		return nil
@@ -227,6 +231,8 @@ type generator struct {
 	script  string // of wrk
 	stack   *stack.Stack
 	nothing *stack.Process
+	tokens  string // file with a token for each chat; empty asks without
+	https   bool
 }
 
 // ask runs wrk with one thread, and tells what it cost.
@@ -235,12 +241,15 @@ func (g generator) ask(l load, d time.Duration) (round, error) {
 	if l.name == floorLoad {
 		url, processes = "http://"+g.nothing.Addr, []*stack.Process{g.nothing}
 	}
+	if g.https {
+		url = strings.Replace(url, "http:", "https:", 1)
+	}
 	before := map[string]time.Duration{}
 	for _, p := range processes {
 		before[p.Name] = p.CPU()
 	}
 	out, err := exec.Command("wrk", "-t1", fmt.Sprintf("-c%d", cmp.Or(l.connections, 64)), fmt.Sprintf("-d%ds", max(1, int(d.Seconds()))), "--timeout=10s", "--latency",
-		"-s", g.script, url, "--", l.kind, l.prefix, strconv.Itoa(l.chats), cmp.Or(l.query, "limit=10")).CombinedOutput()
+		"-s", g.script, url, "--", l.kind, l.prefix, strconv.Itoa(l.chats), cmp.Or(l.query, "limit=10"), g.tokens).CombinedOutput()
 	if err != nil {
 		return round{}, fmt.Errorf("%s: wrk: %w\n%s", l.name, err, out)
 	}
