@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,10 +19,13 @@ import (
 	"im/e2e/stack"
 )
 
-// command runs one of the binaries to its end and gives its status and output.
+// command runs one of the binaries to its end and gives its status and output. One that
+// does not end within half a minute is killed, and has the status -1.
 func command(t *testing.T, env []string, name string, args ...string) (int, string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, name), args...)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
 	cmd.Env = append(cmd.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if _, exited := err.(*exec.ExitError); err != nil && !exited {
