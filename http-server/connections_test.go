@@ -50,6 +50,7 @@ func TestConnections_HaveAnEnd(t *testing.T) {
 	certified.Close()
 	for name, https := range map[string]*tls.Config{"plain": nil, "TLS": {Certificates: certified.TLS.Certificates}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			bound := wide()
 			bound.https, bound.idle = https, 500*time.Millisecond
 			bound.clients.readTimeout, bound.clients.writeTimeout, bound.clients.most = 500*time.Millisecond, 5*time.Second, 5
