@@ -53,6 +53,7 @@ func TestStart_WrongSettingEndsTheProcessWithOneLineThatNamesIt(t *testing.T) {
 		{"rpc-server", "ADVERTISE=here", "ADVERTISE"},
 		{"http-server", "MAX_CONNECTIONS=0", "MAX_CONNECTIONS"},
 		{"http-server", "READ_TIMEOUT=0s", "READ_TIMEOUT"},
+		{"http-server", "MAX_BUFFER_BYTES=8000000", "MAX_BUFFER_BYTES"},
 		{"http-server", "CORS_ORIGINS=example.com", "CORS_ORIGINS"},
 		{"http-server", "CORS_ORIGINS=https://example.com/", "CORS_ORIGINS"},
 		// Whatever is wrong with a file, there is no plain text instead.

@@ -88,6 +88,9 @@ func (c *config) check() error {
 	if least := 6*c.MaxTextBytes + 4096; c.MaxBodyBytes < least {
 		return fmt.Errorf("MAX_BODY_BYTES: must be at least %d, to hold a text of MAX_TEXT_BYTES in any escaping", least)
 	}
+	if least := max(c.MaxBodyBytes, 8<<20); c.MaxBufferBytes < least {
+		return fmt.Errorf("MAX_BUFFER_BYTES: must be at least %d, to hold the largest body and page", least)
+	}
 	for _, origin := range c.CORSOrigins {
 		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
 			return errors.New("CORS_ORIGINS: an origin is a scheme and a host, like https://example.com, or *")
