@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -59,9 +58,9 @@ func newAuth(secret, publicKey []byte, audience, issuer string) (*auth, error) {
 	return &auth{jwt.NewParser(options...), key}, nil
 }
 
-// hmacKey is what a file holds, without the newline that editors leave.
+// hmacKey is the secret that a file holds.
 func hmacKey(file []byte) (key any, alg string, err error) {
-	secret := bytes.TrimRight(file, "\r\n")
+	secret := []byte(password(file))
 	if len(secret) < 32 { // RFC 7518, 3.2
 		return nil, "", fmt.Errorf("has %d bytes, at least 32 are needed", len(secret))
 	}

@@ -101,13 +101,15 @@ func (k *keyPair) get() *tls.Certificate {
 
 func (k *keyPair) look() error {
 	k.looked = time.Now()
-	for i, name := range []string{k.certFile, k.keyFile} {
-		file, err := os.Stat(name)
-		if err != nil {
-			return err
-		}
-		k.changed[i] = file.ModTime()
+	cert, err := os.Stat(k.certFile)
+	if err != nil {
+		return err
 	}
+	key, err := os.Stat(k.keyFile)
+	if err != nil {
+		return err
+	}
+	k.changed = [2]time.Time{cert.ModTime(), key.ModTime()}
 	return nil
 }
 

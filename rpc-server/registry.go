@@ -52,9 +52,8 @@ var errNotRegistered = errors.New("not registered in etcd")
 
 // register begins to keep this server's address in etcd and returns at once.
 func register(etcd clientv3.Config, advertise string, listening *net.TCPAddr) *registration {
-	r := &registration{advertise: advertise, listening: listening, done: make(chan struct{})}
+	r := &registration{config: etcd, advertise: advertise, listening: listening, done: make(chan struct{})}
 	r.leaving, r.cancel = context.WithCancel(context.Background())
-	r.config = etcd
 	r.config.Context = r.leaving
 	go r.keep()
 	return r
