@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"fmt"
 	"net"
 	"os"
@@ -39,17 +38,8 @@ func startLauncher(t *testing.T, data string, env ...string) *launcher {
 	l := &launcher{Cmd: exec.Command(path, "--data="+data), addr: free.Addr().String()}
 	l.Dir = ".."
 	l.Env = append(l.Environ(), append([]string{"LISTEN=" + l.addr}, env...)...)
-	output, err := l.StdoutPipe()
-	require.NoError(t, err)
-	l.Stderr = l.Stdout
+	l.Stdout, l.Stderr = l, l
 	require.NoError(t, l.Start())
-	go func() {
-		for lines := bufio.NewScanner(output); lines.Scan(); {
-			l.mu.Lock()
-			fmt.Fprintln(&l.out, lines.Text())
-			l.mu.Unlock()
-		}
-	}()
 	t.Cleanup(func() {
 		if l.ProcessState == nil {
 			l.Process.Kill()
@@ -57,6 +47,13 @@ func startLauncher(t *testing.T, data string, env ...string) *launcher {
 		}
 	})
 	return l
+}
+
+// Write takes what the launcher prints.
+func (l *launcher) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.Write(text)
 }
 
 func (l *launcher) said() string {

@@ -81,18 +81,19 @@ func moveSlot(t *testing.T, key string, from, to *redisServer, after func(step s
 	defer target.Close()
 	slot, err := source.ClusterKeySlot(t.Context(), key).Result()
 	require.NoError(t, err)
-	do := func(client *redis.Client, args ...any) {
-		t.Helper()
-		require.NoError(t, client.Do(t.Context(), args...).Err())
+	do := func(t require.TestingT, client *redis.Client, args ...any) {
+		require.NoError(t, client.Do(context.Background(), args...).Err())
 	}
-	do(target, "cluster", "setslot", slot, "importing", from.id(t))
-	do(source, "cluster", "setslot", slot, "migrating", to.id(t))
+	eventually(t, func(t *assert.CollectT) { // they may not know each other yet
+		do(t, target, "cluster", "setslot", slot, "importing", from.id(t))
+		do(t, source, "cluster", "setslot", slot, "migrating", to.id(t))
+	})
 	after("about to move")
 	host, port, _ := strings.Cut(to.addr, ":")
-	do(source, "migrate", host, port, key, 0, 1000)
+	do(t, source, "migrate", host, port, key, 0, 1000)
 	after("moved, its slot has not")
 	for _, client := range []*redis.Client{target, source} {
-		do(client, "cluster", "setslot", slot, "node", to.id(t))
+		do(t, client, "cluster", "setslot", slot, "node", to.id(t))
 	}
 	after("moved with its slot")
 }
