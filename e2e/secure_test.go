@@ -232,7 +232,14 @@ func TestSecure_EverythingIsEncryptedAndAsksWhoCalls(t *testing.T) {
 			p := s.AddRPCServer()
 			p.Setenv(env...)
 			require.NoError(t, p.Start())
-			eventually(t, func() bool { return len(logged(t, p, `"`+part+` is down"`)) == 1 }, setting+" is told")
+			eventually(t, func() bool {
+				resp, err := client.Get("http://" + p.Admin + "/healthz")
+				if err != nil {
+					return false // it has only just begun
+				}
+				resp.Body.Close()
+				return len(logged(t, p, `"`+part+` is down"`)) == 1
+			}, setting+" is told")
 			r := readyz(t, p)
 			assert.False(t, r.Ready, setting)
 			assert.False(t, r.Parts[part].OK, setting)

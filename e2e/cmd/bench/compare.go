@@ -48,13 +48,14 @@ func (g generator) compare(ctx context.Context, cfg config, o stack.Options, sys
 	var b strings.Builder
 	for _, l := range loads[1:3] {
 		results := make([][]round, len(systems))
-		for n := -1; n < cfg.Rounds; n++ { // the first warms up
+		warmUp := min(1, cfg.Rounds-1)
+		for n := range warmUp + cfg.Rounds {
 			for i, g := range generators {
 				r, err := g.ask(l, cfg.Duration/3)
 				if err != nil {
 					return "", fmt.Errorf("%s: %w", systems[i].name, err)
 				}
-				if n >= 0 {
+				if n >= warmUp {
 					results[i] = append(results[i], r)
 				}
 			}

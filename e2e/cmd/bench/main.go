@@ -122,7 +122,7 @@ func run(ctx context.Context, cfg config) error {
 	defer os.RemoveAll(dir)
 	options := stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
-		Settings: append([]string{"DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
+		Settings: append([]string{"LEAVE_WAIT=0s", "DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
 	}
 	s, err := stack.Start(ctx, options)
 	if err != nil {
