@@ -78,7 +78,9 @@ func start(t *testing.T, change func(*stack.Options)) *stack.Stack {
 	if change != nil {
 		change(&o)
 	}
-	s, err := stack.Start(t.Context(), o)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	s, err := stack.Start(ctx, o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		assert.NoError(t, s.Stop())
