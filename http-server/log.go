@@ -22,9 +22,9 @@ var logLevel slog.LevelVar
 func logTo(w io.Writer) {
 	slog.SetDefault(slog.New(contextLines{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: &logLevel})}))
 	klog.SetLevel(klog.LevelDebug)
-	klog.SetOutput(frameworkLines{})
+	klog.SetOutput(frameworkLines{slog.Default()})
 	hlog.SetLevel(hlog.LevelDebug)
-	hlog.SetOutput(frameworkLines{})
+	hlog.SetOutput(frameworkLines{slog.Default()})
 	hlog.SetSilentMode(true) // else each request that is no HTTP is an error, and quoted
 }
 
@@ -43,13 +43,16 @@ func (h contextLines) Handle(ctx context.Context, line slog.Record) error {
 
 // frameworkLines turns the frameworks' "time file:line: [Level] text" lines into
 // structured ones.
-type frameworkLines struct{}
+type frameworkLines struct{ *slog.Logger }
 
-func (frameworkLines) Write(line []byte) (int, error) {
+func (l frameworkLines) Write(line []byte) (int, error) {
 	_, rest, _ := bytes.Cut(line, []byte("["))
 	name, text, _ := bytes.Cut(rest, []byte("] "))
 	var level slog.Level // info for a name that slog does not know
 	level.UnmarshalText(name)
-	slog.Log(context.Background(), level, string(bytes.TrimSpace(text)))
+	if bytes.Contains(text, []byte("mux read package slice failed")) {
+		level = slog.LevelWarn // a connection ended within an answer, which the calls that wait there tell, and try again
+	}
+	l.Log(context.Background(), level, string(bytes.TrimSpace(text)))
 	return len(line), nil
 }

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestLog_LinesOfTheFrameworksKeepTheirLevel(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ level, text, want string }{
+		{"Info", "all is well", "INFO"},
+		{"Notice", "something changed", "INFO"},
+		{"Warn", "this is odd", "WARN"},
+		{"Error", "this is [really] wrong", "ERROR"},
+		{"Error", "KITEX: error=mux read package slice failed: addr(127.0.0.1:8888), connection has been closed self close", "WARN"},
+	} {
+		var log bytes.Buffer
+		lines := frameworkLines{slog.New(slog.NewJSONHandler(&log, nil))}
+		lines.Write([]byte("2026/01/02 03:04:05.678901 file.go:9: [" + test.level + "] " + test.text + "\n"))
+		var line struct{ Level, Msg string }
+		require.NoError(t, json.Unmarshal(log.Bytes(), &line), test.text)
+		assert.Equal(t, test.want, line.Level, test.text)
+		assert.Equal(t, test.text, line.Msg)
+	}
+}
