@@ -12,6 +12,10 @@ enum Code {
     DEADLINE    = 504 // time ran out; a message may or may not have been stored
 }
 
+// TAG_BATCHES is the tag of an rpc-server's entry in etcd that says that it serves
+// SendMany and PullMany; a server of an older version does not.
+const string TAG_BATCHES = "batches"
+
 struct Message {
     1: string Chat     // "<member1>:<member2>"; neither case nor order matters
     2: string Text     // not empty
@@ -24,6 +28,9 @@ struct SendRequest {
     // Key makes a repeated send store nothing twice: 1 to 128 visible ASCII
     // characters. Without one every send is a message of its own.
     2: optional string  Key
+    3: optional string  RequestID   // for the log
+    4: optional string  Traceparent // for spans (W3C Trace Context), as is Tracestate
+    5: optional string  Tracestate
 }
 
 struct SendResponse {
@@ -37,6 +44,9 @@ struct PullRequest {
     3: required i32    Limit   // messages a page; 0 means 10, at most 1000 are served
     4: optional bool   Reverse // count from the newest message instead of the oldest
     5: optional i64    Total   // with Reverse: the number positions are counted back from; 0 means all
+    6: optional string RequestID
+    7: optional string Traceparent
+    8: optional string Tracestate
 }
 
 struct PullResponse {
@@ -51,4 +61,13 @@ struct PullResponse {
 service IMService {
     SendResponse Send(1: SendRequest req)
     PullResponse Pull(2: PullRequest req) // the 2 is part of the wire
+
+    // SendMany and PullMany are for calls that are made at the same time. They
+    // return an answer for each, in the order of the requests, each with a Code
+    // of its own.
+    list<SendResponse> SendMany(1: list<SendRequest> reqs)
+
+    // PullMany reads the first 64 KiB of each page. A page that is longer has
+    // HasMore and no Messages: Pull reads it.
+    list<PullResponse> PullMany(1: list<PullRequest> reqs)
 }

@@ -1,133 +1,66 @@
 package main
 
 import (
-	"context"
 	"log/slog"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/kitex/pkg/discovery"
-	"github.com/cloudwego/kitex/pkg/endpoint"
-	"github.com/cloudwego/kitex/pkg/loadbalance"
-	"github.com/cloudwego/kitex/pkg/rpcinfo"
-	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"im/http-server/kitex_gen/rpc"
 )
 
 const (
-	// patience is how many attempts in a row may fail in transport before an
-	// rpc-server is set aside.
-	patience = 3
-	// aside is how long that is; then a single call tries it.
-	aside = time.Second
-	// turn is how many calls in a row an rpc-server gets. Those that are under way at
-	// a time share system calls, here and there, and pipelines to Redis.
-	turn = 16
+	// consecutiveFailures is how many attempts in a row may fail in transport before an
+	// rpc-server is ejected.
+	consecutiveFailures = 3
+	// ejectionTime is the pause between two probes of one that is ejected.
+	ejectionTime = time.Second
+	// maxBatches is how many batches of a method may be under way to an rpc-server. Fewer
+	// and larger ones cost less; with a single one, nothing is on its way while Redis
+	// flushes its file.
+	maxBatches = 2
 )
 
-// balancer gives calls to the rpc-servers in turn. One that was set aside, or
-// that this call just tried, gets none while there is another.
+// method is what is called.
+type method int
+
+const (
+	methodSend method = iota
+	methodPull
+	methods // is how many there are
+)
+
+func (m method) String() string { return [methods]string{"Send", "Pull"}[m] }
+
+// balancer gives batches to the rpc-servers round robin. One that is ejected, or at which
+// these calls were tried before, gets none while there is another.
 type balancer struct {
-	calls    atomic.Uint64
-	records  sync.Map               // of address, *record
+	probe func(*instance) error // asks an rpc-server for a sign of life
+
+	mu      sync.Mutex
+	changed sync.Cond // broadcast where a batch that waits may find room
+	asked   bool      // whether etcd was asked, with whatever outcome
+	known   []*instance
+	turn    int // place in known of the next one
+
 	attempts *prometheus.CounterVec // by outcome
 	answered prometheus.Counter     // of attempts
 	failed   prometheus.Counter     // of attempts
 }
 
-func newBalancer() *balancer {
-	b := &balancer{attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "rpc_client_attempts_total", Help: "Attempts at an rpc-server: a call takes up to three.",
-	}, []string{"outcome"})}
-	b.answered, b.failed = b.attempts.WithLabelValues("answered"), b.attempts.WithLabelValues("failed")
-	return b
-}
+// instance is an rpc-server, and how it did of late.
+type instance struct {
+	discovery.Instance
+	batches bool // whether it serves SendMany and PullMany
 
-func (b *balancer) Name() string { return "in-turn" }
-
-func (b *balancer) GetPicker(known discovery.Result) loadbalance.Picker {
-	return picker{b, known.Instances}
-}
-
-// Rebalance forgets the instances that are gone.
-func (b *balancer) Rebalance(change discovery.Change) {
-	for _, gone := range change.Removed {
-		b.records.Delete(gone.Address().String())
-	}
-}
-
-// Delete is there for loadbalance.Rebalancer.
-func (b *balancer) Delete(discovery.Change) {}
-
-func (b *balancer) record(address string) *record {
-	r, ok := b.records.Load(address)
-	if !ok {
-		r, _ = b.records.LoadOrStore(address, new(record))
-	}
-	return r.(*record)
-}
-
-// observe is the middleware that tells each instance's record how it did.
-func (b *balancer) observe(next endpoint.Endpoint) endpoint.Endpoint {
-	return func(ctx context.Context, req, resp any) error {
-		err := next(ctx, req, resp)
-		if err == nil {
-			b.answered.Inc()
-		} else {
-			b.failed.Inc()
-		}
-		address := rpcinfo.GetRPCInfo(ctx).To().Address().String()
-		b.record(address).add(address, err)
-		return err
-	}
-}
-
-// picker chooses for one call.
-type picker struct {
-	b     *balancer
-	known []discovery.Instance
-}
-
-// Next is nil where no instance is known.
-func (p picker) Next(ctx context.Context, _ any) discovery.Instance {
-	if len(p.known) == 0 {
-		return nil
-	}
-	tried := justTried(ctx)
-	first := p.b.calls.Add(1) / turn
-	choice := p.known[first%uint64(len(p.known))]
-	for i := range uint64(len(p.known)) {
-		instance := p.known[(first+i)%uint64(len(p.known))]
-		address := instance.Address().String()
-		if address == tried {
-			continue
-		}
-		if p.b.record(address).open() {
-			return instance
-		}
-		if choice.Address().String() == tried {
-			choice = instance
-		}
-	}
-	return choice
-}
-
-// justTried is the address that the call failed at last, empty for a new call.
-func justTried(ctx context.Context) string {
-	to := remoteinfo.AsRemoteInfo(rpcinfo.GetRPCInfo(ctx).To())
-	if instance := to.GetInstance(); instance != nil { // in this attempt
-		return instance.Address().String()
-	}
-	address, _ := to.Tag(rpcinfo.RetryPrevInstTag) // in the attempt before
-	return address
-}
-
-// record is how an instance did of late.
-type record struct {
-	failures atomic.Int64 // in a row
-	closed   atomic.Int64 // until when it is set aside, in Unix nanoseconds
-	last     atomic.Pointer[failure]
+	// The balancer's mu guards these.
+	inFlight [methods]int // batches
+	failures int          // in a row
+	ejected  bool
+	last     *failure // nil is none
 }
 
 // failure is an attempt that failed in transport.
@@ -138,37 +71,150 @@ type failure struct {
 
 // health is what /readyz tells of an instance.
 type health struct {
-	Address  string   `json:"address"`
-	SetAside bool     `json:"set_aside"`
-	Failure  *failure `json:"last_failure"` // null is none
+	Address string   `json:"address"`
+	Ejected bool     `json:"set_aside"`
+	Failure *failure `json:"last_failure"` // null is none
 }
 
-func (r *record) health(address string) health {
-	return health{address, r.failures.Load() >= patience, r.last.Load()}
+func newBalancer(probe func(*instance) error) *balancer {
+	b := &balancer{probe: probe, attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "rpc_client_attempts_total", Help: "Attempts at an rpc-server by a batch of calls, or by a call alone: up to three each.",
+	}, []string{"outcome"})}
+	b.changed.L = &b.mu
+	b.answered, b.failed = b.attempts.WithLabelValues("answered"), b.attempts.WithLabelValues("failed")
+	return b
 }
 
-// open tells whether the instance may have a call. Of those that ask when the
-// time of one set aside is over, the first may.
-func (r *record) open() bool {
-	if r.failures.Load() < patience {
-		return true
+// update takes what etcd knows; nil is nothing. What is known of an instance that stays
+// is kept.
+func (b *balancer) update(found []discovery.Instance) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before := map[string]*instance{}
+	for _, i := range b.known {
+		before[i.Address().String()] = i
 	}
-	now, closed := time.Now(), r.closed.Load()
-	return now.UnixNano() >= closed && r.closed.CompareAndSwap(closed, now.Add(aside).UnixNano())
+	b.asked, b.known = true, nil
+	for _, f := range found {
+		_, batches := f.Tag(rpc.TAG_BATCHES)
+		i := before[f.Address().String()]
+		if i == nil || i.batches != batches {
+			i = &instance{Instance: f, batches: batches}
+		}
+		b.known = append(b.known, i)
+	}
+	b.changed.Broadcast()
 }
 
-// add takes the outcome of an attempt; err is one of transport.
-func (r *record) add(address string, err error) {
+// reserve waits until an rpc-server has room for a batch of a method, and returns it: nil
+// if none is known. A batch goes to one at which it was not tried yet if there is one. The
+// caller must release it.
+func (b *balancer) reserve(m method, tried []*instance) *instance {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		i := b.choose(tried, func(i *instance) bool { return i.inFlight[m] < maxBatches })
+		if i != nil {
+			i.inFlight[m]++
+			return i
+		}
+		if b.asked && len(b.known) == 0 {
+			return nil
+		}
+		b.changed.Wait()
+	}
+}
+
+// release gives back the room that a batch had.
+func (b *balancer) release(m method, i *instance) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i.inFlight[m]--
+	b.changed.Broadcast()
+}
+
+// next returns an rpc-server for a call alone, which needs no room: nil if none is known.
+func (b *balancer) next(tried []*instance) *instance {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.choose(tried, func(*instance) bool { return true })
+}
+
+// choose returns the next of the best instances that has room; nil if none has. The caller
+// must hold mu.
+func (b *balancer) choose(tried []*instance, room func(*instance) bool) *instance {
+	const well, ejected, known = 0, 1, 2
+	rank := func(i *instance) int {
+		switch {
+		case slices.Contains(tried, i):
+			return known
+		case i.ejected:
+			return ejected
+		}
+		return well
+	}
+	best := known
+	for _, i := range b.known {
+		best = min(best, rank(i))
+	}
+	for n := range b.known {
+		at := (b.turn + n) % len(b.known)
+		if i := b.known[at]; rank(i) == best && room(i) {
+			b.turn = at + 1
+			return i
+		}
+	}
+	return nil
+}
+
+// observe takes the outcome of an attempt, and returns err as the caller is told it.
+func (b *balancer) observe(i *instance, err error) error {
+	address := i.Address().String()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err == nil {
-		if r.failures.Load() > 0 && r.failures.Swap(0) >= patience {
+		b.answered.Inc()
+		i.failures = 0
+		if i.ejected {
+			i.ejected = false
+			b.changed.Broadcast()
 			slog.Info("an rpc-server answers again", "address", address)
 		}
-		return
+		return nil
 	}
-	now := time.Now()
-	r.last.Store(&failure{now, err.Error()})
-	r.closed.Store(now.Add(aside).UnixNano())
-	if r.failures.Add(1) == patience {
-		slog.Warn("an rpc-server is set aside", "address", address, "err", err)
+	b.failed.Inc()
+	i.failures++
+	i.last = &failure{time.Now(), err.Error()}
+	if i.failures >= consecutiveFailures && !i.ejected {
+		i.ejected = true
+		b.changed.Broadcast()
+		slog.Warn("an rpc-server is ejected", "address", address, "err", err)
+		go b.revive(i)
 	}
+	return transportError(err)
+}
+
+// revive probes an instance for as long as it is ejected and known.
+func (b *balancer) revive(i *instance) {
+	for {
+		time.Sleep(ejectionTime)
+		b.mu.Lock()
+		ejected := i.ejected && slices.Contains(b.known, i)
+		b.mu.Unlock()
+		if !ejected {
+			return
+		}
+		b.observe(i, b.probe(i))
+	}
+}
+
+// instances returns how each rpc-server that is known does.
+func (b *balancer) instances() []health {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []health
+	for _, i := range b.known {
+		all = append(all, health{i.Address().String(), i.ejected, i.last})
+	}
+	return all
 }

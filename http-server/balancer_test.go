@@ -1,115 +1,132 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/cloudwego/kitex/pkg/discovery"
-	"github.com/cloudwego/kitex/pkg/rpcinfo"
-	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"im/http-server/kitex_gen/rpc"
 )
 
-func instance(address string) discovery.Instance {
-	return discovery.NewInstance("tcp", address, 10, nil)
+// found is what etcd has of an rpc-server that takes batches.
+func found(address string) discovery.Instance {
+	return discovery.NewInstance("tcp", address, 10, map[string]string{rpc.TAG_BATCHES: "true"})
 }
 
-// newCall is the context of a call whose attempt before went to tried; "" is none.
-func newCall(tried string) context.Context {
-	to := remoteinfo.NewRemoteInfo(&rpcinfo.EndpointBasicInfo{ServiceName: service}, "Send")
-	if tried != "" {
-		to.SetTag(rpcinfo.RetryPrevInstTag, tried)
+// newBalancerOf knows rpc-servers by their addresses, whose probes fail.
+func newBalancerOf(addresses ...string) *balancer {
+	b := newBalancer(func(*instance) error { return errors.New("no sign of life") })
+	var all []discovery.Instance
+	for _, address := range addresses {
+		all = append(all, found(address))
 	}
-	return rpcinfo.NewCtxWithRPCInfo(context.Background(), rpcinfo.NewRPCInfo(nil, to.ImmutableView(), nil, nil, nil))
+	b.update(all)
+	return b
 }
 
-func TestBalancer_ChoosesTheInstancesInTurnButThoseTriedOrSetAside(t *testing.T) {
+// of is the instance at address.
+func (b *balancer) of(address string) *instance {
+	for _, i := range b.known {
+		if i.Address().String() == address {
+			return i
+		}
+	}
+	return nil
+}
+
+func (b *balancer) eject(address string) {
+	for range consecutiveFailures {
+		b.observe(b.of(address), errors.New("timeout"))
+	}
+}
+
+func TestBalancer_ChoosesTheInstancesInTurnButThoseTriedOrEjected(t *testing.T) {
+	t.Parallel()
 	const a, b, c = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"
 	for _, test := range []struct {
-		name     string
-		known    []string
-		tried    string
-		setAside []string
-		want     []string // all that get calls
+		name    string
+		known   []string
+		tried   string
+		ejected []string
+		want    []string // all that get batches, in turn
 	}{
 		{"none is known", nil, "", nil, nil},
 		{"all in turn", []string{a, b, c}, "", nil, []string{a, b, c}},
 		{"not the one just tried", []string{a, b, c}, b, nil, []string{a, c}},
 		{"the one just tried, if it is the only one", []string{a}, a, nil, []string{a}},
-		{"not the one set aside", []string{a, b, c}, "", []string{b}, []string{a, c}},
-		{"one set aside rather than the one just tried", []string{a, b}, a, []string{b}, []string{b}},
-		{"neither tried nor set aside", []string{a, b, c}, a, []string{b}, []string{c}},
-		{"all in turn where all are set aside", []string{a, b}, "", []string{a, b}, []string{a, b}},
-		{"not the one just tried where all are set aside", []string{a, b, c}, b, []string{a, b, c}, []string{a, c}},
+		{"not the one ejected", []string{a, b, c}, "", []string{b}, []string{a, c}},
+		{"one ejected rather than the one just tried", []string{a, b}, a, []string{b}, []string{b}},
+		{"neither tried nor ejected", []string{a, b, c}, a, []string{b}, []string{c}},
+		{"all in turn where all are ejected", []string{a, b}, "", []string{a, b}, []string{a, b}},
+		{"not the one just tried where all are ejected", []string{a, b, c}, b, []string{a, b, c}, []string{a, c}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			balancer := newBalancer()
-			for _, address := range test.setAside {
-				for range patience {
-					balancer.record(address).add(address, errors.New("timeout"))
-				}
-			}
-			var known []discovery.Instance
-			for _, address := range test.known {
-				known = append(known, instance(address))
+			t.Parallel()
+			balancer := newBalancerOf(test.known...)
+			for _, address := range test.ejected {
+				balancer.eject(address)
 			}
 			var got []string
-			for range 6 * turn {
-				if i := balancer.GetPicker(discovery.Result{Instances: known}).Next(newCall(test.tried), nil); i != nil {
-					got = append(got, i.Address().String())
-				}
+			for range 2 * len(test.want) {
+				i := balancer.reserve(methodSend, []*instance{balancer.of(test.tried)})
+				got = append(got, i.Address().String())
+				balancer.release(methodSend, i)
 			}
-			assert.Subset(t, test.want, got)
-			assert.Subset(t, got, test.want)
+			assert.Equal(t, append(test.want, test.want...), got)
+			if test.want == nil {
+				assert.Nil(t, balancer.reserve(methodSend, nil))
+			}
 		})
 	}
 }
 
-func TestBalancer_GivesEachInstanceSomeCallsInARowAndAllTheSameNumber(t *testing.T) {
-	picker := newBalancer().GetPicker(discovery.Result{Instances: []discovery.Instance{instance("127.0.0.1:1"), instance("127.0.0.1:2"), instance("127.0.0.1:3")}})
-	calls, changes, last := map[string]int{}, 0, ""
-	for range 30 * turn {
-		address := picker.Next(newCall(""), nil).Address().String()
-		calls[address]++
-		if address != last {
-			changes++
-		}
-		last = address
+func TestBalancer_ABatchWaitsForRoomAndFindsItAtAnyInstance(t *testing.T) {
+	t.Parallel()
+	b := newBalancerOf("127.0.0.1:1", "127.0.0.1:2")
+	var busy []*instance
+	for range 2 * maxBatches {
+		busy = append(busy, b.reserve(methodSend, nil))
 	}
-	assert.InDelta(t, 30, changes, 1)
-	for address, n := range calls {
-		assert.InDelta(t, 10*turn, n, 1, address)
+	assert.NotNil(t, b.reserve(methodPull, nil), "sends and pulls have room of their own")
+	got := make(chan *instance)
+	go func() { got <- b.reserve(methodSend, nil) }()
+	select {
+	case <-got:
+		t.Fatal("there is no room")
+	case <-time.After(50 * time.Millisecond):
 	}
+	b.release(methodSend, busy[1])
+	assert.Equal(t, busy[1], <-got)
+	assert.NotNil(t, b.next(nil), "a call alone needs no room")
 }
 
-func TestBalancer_TriesTheOneSetAsideByASingleCall(t *testing.T) {
-	r := new(record)
-	for range patience {
-		assert.True(t, r.open())
-		r.add("a", errors.New("timeout"))
-	}
-	assert.False(t, r.open(), "it is set aside")
-
-	r.closed.Store(0) // its time is over
-	assert.True(t, r.open(), "one may try")
-	assert.False(t, r.open(), "the next may not")
-	r.add("a", errors.New("timeout"))
-	assert.False(t, r.open(), "it is set aside again")
-
-	r.closed.Store(0)
-	assert.True(t, r.open())
-	r.add("a", nil)
-	assert.True(t, r.open(), "it is back")
-	assert.True(t, r.open())
+func TestBalancer_AnEjectedInstanceIsBackOnceAProbeSucceeds(t *testing.T) {
+	t.Parallel()
+	b := newBalancerOf("127.0.0.1:1", "127.0.0.1:2")
+	answers := make(chan error)
+	b.probe = func(*instance) error { return <-answers }
+	b.eject("127.0.0.1:1")
+	answers <- errors.New("timeout")
+	assert.True(t, b.instances()[0].Ejected)
+	answers <- nil
+	eventually(t, func() bool { return !b.instances()[0].Ejected })
 }
 
-func TestBalancer_ForgetsWhoIsGone(t *testing.T) {
-	b := newBalancer()
-	b.record("127.0.0.1:1")
-	b.record("127.0.0.1:2")
-	b.Rebalance(discovery.Change{Removed: []discovery.Instance{instance("127.0.0.1:1")}})
-	var left []any
-	b.records.Range(func(address, _ any) bool { left = append(left, address); return true })
-	assert.Equal(t, []any{"127.0.0.1:2"}, left)
+func TestBalancer_KeepsWhatItKnowsOfWhoStaysAndForgetsWhoIsGone(t *testing.T) {
+	t.Parallel()
+	b := newBalancerOf("127.0.0.1:1", "127.0.0.1:2")
+	b.eject("127.0.0.1:1")
+	b.update([]discovery.Instance{found("127.0.0.1:1")})
+	require.Len(t, b.instances(), 1)
+	assert.True(t, b.instances()[0].Ejected)
+	b.update(nil)
+	b.update([]discovery.Instance{found("127.0.0.1:1")})
+	assert.False(t, b.instances()[0].Ejected)
+	assert.True(t, b.of("127.0.0.1:1").batches)
+	b.update([]discovery.Instance{discovery.NewInstance("tcp", "127.0.0.1:1", 10, nil)})
+	assert.False(t, b.of("127.0.0.1:1").batches, "another version took its place")
 }

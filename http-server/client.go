@@ -8,17 +8,11 @@ import (
 	"time"
 
 	"github.com/cloudwego/kitex/client"
-	"github.com/cloudwego/kitex/client/callopt"
-	"github.com/cloudwego/kitex/pkg/circuitbreak"
+	"github.com/cloudwego/kitex/pkg/connpool"
 	"github.com/cloudwego/kitex/pkg/discovery"
 	"github.com/cloudwego/kitex/pkg/endpoint"
-	"github.com/cloudwego/kitex/pkg/loadbalance/lbcache"
-	"github.com/cloudwego/kitex/pkg/remote"
-	"github.com/cloudwego/kitex/pkg/remote/trans/netpollmux"
-	"github.com/cloudwego/kitex/pkg/remote/transmeta"
-	"github.com/cloudwego/kitex/pkg/retry"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
-	"github.com/cloudwego/kitex/pkg/utils"
+	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
 	"github.com/cloudwego/kitex/transport"
 	etcd "github.com/kitex-contrib/registry-etcd"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -30,129 +24,127 @@ import (
 const (
 	// service is the name under which the rpc-servers are in etcd.
 	service = "demo.rpc.server"
-	// refresh is how often etcd is asked for them, and how often the balancer
-	// takes what was found: the view is at most twice that old.
+	// refresh is how often etcd is asked for them: the view is at most twice that old.
 	refresh = 500 * time.Millisecond
 )
 
-// rpcServers is the client that all requests share, with what it knows of the
-// rpc-servers. Sends and pulls have connections of their own, so that a large page
-// never delays a send.
+// rpcServers are the rpc-servers, as one client that all requests share.
 type rpcServers struct {
-	sends, pulls imservice.Client
-	resolver     *resolver
-	balancer     *balancer
+	balancer *balancer
+	resolver *resolver
+	sends    *batcher[*rpc.SendRequest, *rpc.SendResponse]
+	pulls    *batcher[*rpc.PullRequest, *rpc.PullResponse]
+	metrics  *metrics
+	permits  chan struct{} // has an element for each call that is under way
 }
 
-func (s *rpcServers) Send(ctx context.Context, req *rpc.SendRequest, options ...callopt.Option) (*rpc.SendResponse, error) {
-	return s.sends.Send(ctx, req, options...)
-}
-
-func (s *rpcServers) Pull(ctx context.Context, req *rpc.PullRequest, options ...callopt.Option) (*rpc.PullResponse, error) {
-	return s.pulls.Pull(ctx, req, options...)
-}
-
-// dial needs neither etcd nor an rpc-server yet.
-func dial(ctx context.Context, config clientv3.Config, attemptTimeout time.Duration, more ...client.Option) (*rpcServers, error) {
-	s := &rpcServers{balancer: newBalancer(), resolver: newResolver(func() (discovery.Resolver, error) {
-		return etcd.NewEtcdResolver(nil, func(c *etcd.Config) { c.EtcdConfig = &config })
-	})}
-	go s.resolver.watch(ctx)
-	var err error
-	if s.sends, err = newClient(s.resolver, s.balancer, attemptTimeout, more...); err != nil {
+// dial needs neither etcd nor an rpc-server yet. A call may take timeout, of which each
+// attempt gets a third; at most maxInFlight calls may be under way.
+func dial(ctx context.Context, config clientv3.Config, timeout time.Duration, maxInFlight int, m *metrics) (*rpcServers, error) {
+	s, err := newRPCServers(timeout, maxInFlight, m)
+	if err != nil {
 		return nil, err
 	}
-	s.pulls, err = newClient(s.resolver, s.balancer, attemptTimeout, more...)
-	return s, err
+	s.resolver = newResolver(s.balancer, func() (discovery.Resolver, error) {
+		return etcd.NewEtcdResolver(nil, func(c *etcd.Config) { c.EtcdConfig = &config })
+	})
+	go s.resolver.watch(ctx)
+	return s, nil
 }
 
-// newClient calls the rpc-servers that r knows. Each attempt of a call gets
-// attemptTimeout, all of them end with the call's budget. A call that fails in
-// transport, or at an rpc-server that is unavailable, is tried twice more, which is
-// safe since every send has a key.
-//
-// All calls to an rpc-server share one connection: what many write at a time goes
-// out, and comes in, by one system call.
-func newClient(r discovery.Resolver, b *balancer, attemptTimeout time.Duration, more ...client.Option) (imservice.Client, error) {
-	again := retry.AllErrorRetry()
-	again.RespRetryWithCtx = func(_ context.Context, resp any, _ rpcinfo.RPCInfo) bool {
-		answer, ok := resp.(utils.KitexResult).GetResult().(answered)
-		return ok && answer.GetCode() == int32(rpc.Code_UNAVAILABLE)
-	}
-	shared := &pool{attemptTimeout: attemptTimeout}
-	return imservice.NewClient(service, append(more,
-		client.WithMiddleware(within(attemptTimeout)),
-		client.WithResolver(r),
-		client.WithLoadBalancer(b, &lbcache.Options{RefreshInterval: refresh, ExpireInterval: time.Hour}),
-		client.WithInstanceMW(b.observe),
-		client.WithInstanceMW(shared.observe),
-		client.WithConnPool(shared),
-		client.WithTransHandlerFactory(sharedTransport{netpollmux.NewCliTransHandlerFactory()}),
+// newRPCServers calls those that its balancer is told of.
+func newRPCServers(timeout time.Duration, maxInFlight int, m *metrics) (*rpcServers, error) {
+	attempt := timeout / maxAttempts
+	kitex, err := imservice.NewClient(service,
+		client.WithMiddleware(toInstance),
 		client.WithTransportProtocol(transport.TTHeader),
-		client.WithMetaHandler(requestIDs{}),
-		client.WithConnectTimeout(attemptTimeout/2), // leaves time for another instance
-		client.WithFailureRetry(retry.NewFailurePolicyWithResultRetry(again)),
-		// A breaker that is told nothing stays closed. Kitex's own would give up
-		// retries while most attempts fail, which is when they are needed: the
-		// request's deadline, three attempts and the balancer are bounds enough.
-		client.WithRetryContainer(retry.NewRetryContainer(retry.WithContainerCBSuite(circuitbreak.NewCBSuite(circuitbreak.RPCInfo2Key)))),
-	)...)
+		client.WithLongConnection(connpool.IdleConfig{MaxIdlePerAddress: maxBatchCalls * maxBatches, MaxIdleGlobal: 1 << 20, MaxIdleTimeout: time.Minute}),
+		client.WithConnectTimeout(attempt/2), // leaves time for another instance
+		client.WithRPCTimeout(attempt),
+	)
+	if err != nil {
+		return nil, err
+	}
+	s := &rpcServers{metrics: m, permits: make(chan struct{}, maxInFlight)}
+	s.balancer = newBalancer(func(i *instance) error { // to which any Code is a sign of life
+		_, err := kitex.Pull(withInstance(i), &rpc.PullRequest{})
+		return err
+	})
+	s.sends = &batcher[*rpc.SendRequest, *rpc.SendResponse]{
+		method: methodSend, balancer: s.balancer, metrics: m, budget: timeout, backOff: attempt / 3, maxQueue: maxInFlight,
+		one: kitex.Send, many: kitex.SendMany,
+		size:  func(req *rpc.SendRequest) int { return len(req.GetMessage().GetText()) },
+		alone: func(*rpc.SendResponse) bool { return false },
+	}
+	s.pulls = &batcher[*rpc.PullRequest, *rpc.PullResponse]{
+		method: methodPull, balancer: s.balancer, metrics: m, budget: timeout, backOff: attempt / 3, maxQueue: maxInFlight,
+		one: kitex.Pull, many: kitex.PullMany,
+		size:  func(*rpc.PullRequest) int { return 0 },
+		alone: func(resp *rpc.PullResponse) bool { return resp.GetHasMore() && len(resp.Messages) == 0 },
+	}
+	return s, nil
 }
 
-// requestIDs gives each call the id of its request, in TTHeader's field for it.
-type requestIDs struct{}
+func (s *rpcServers) Send(ctx context.Context, req *rpc.SendRequest) (*rpc.SendResponse, error) {
+	return observed(ctx, s, s.sends, req)
+}
 
-func (requestIDs) WriteMeta(ctx context.Context, call remote.Message) (context.Context, error) {
+func (s *rpcServers) Pull(ctx context.Context, req *rpc.PullRequest) (*rpc.PullResponse, error) {
+	return observed(ctx, s, s.pulls, req)
+}
+
+// observed makes a call if there is a permit, with the id of its request, a span and
+// metrics. Without a permit it fails at once, so that the calls under way keep their
+// speed. A request whose body is yet to come has none: many slow ones would leave none to
+// others.
+func observed[Req request, Resp answered](ctx context.Context, s *rpcServers, b *batcher[Req, Resp], req Req) (resp Resp, err error) {
+	select {
+	case s.permits <- struct{}{}:
+		defer func() { <-s.permits }()
+	default:
+		s.metrics.shed.Inc()
+		return resp, errOverload
+	}
 	if id, ok := ctx.Value(requestIDKey{}).(string); ok {
-		call.TransInfo().TransIntInfo()[transmeta.LogID] = id
+		req.SetRequestID(&id)
 	}
-	return ctx, nil
+	end := traceCall(ctx, b.method, req)
+	began := time.Now()
+	resp, err = b.do(ctx, req)
+	s.metrics.count(b.method, began, resp, err)
+	end(err)
+	return resp, err
 }
 
-func (requestIDs) ReadMeta(ctx context.Context, _ remote.Message) (context.Context, error) {
-	return ctx, nil
+// instanceKey is under which a context has the instance that its call is for.
+type instanceKey struct{}
+
+func withInstance(i *instance) context.Context {
+	return context.WithValue(context.Background(), instanceKey{}, i)
 }
 
-// budgetKey is under which a context has the time.Time at which the call must end.
-type budgetKey struct{}
-
-// withBudget gives a call as long as d. It is no deadline of the context: for one
-// that ends, Kitex makes each call in another goroutine.
-func withBudget(ctx context.Context, d time.Duration) context.Context {
-	return context.WithValue(ctx, budgetKey{}, time.Now().Add(d))
-}
-
-// within is the middleware that ends an attempt after timeout, or when the call's
-// budget is used up.
-func within(timeout time.Duration) endpoint.Middleware {
-	return func(next endpoint.Endpoint) endpoint.Endpoint {
-		return func(ctx context.Context, req, resp any) error {
-			end := time.Now().Add(timeout)
-			if budget, ok := ctx.Value(budgetKey{}).(time.Time); ok && budget.Before(end) {
-				end = budget
-			}
-			ctx, cancel := context.WithDeadline(ctx, end)
-			defer cancel()
-			return next(ctx, req, resp)
-		}
+// toInstance is the middleware that sends a call to the instance in its context.
+func toInstance(next endpoint.Endpoint) endpoint.Endpoint {
+	return func(ctx context.Context, req, resp any) error {
+		remoteinfo.AsRemoteInfo(rpcinfo.GetRPCInfo(ctx).To()).SetInstance(ctx.Value(instanceKey{}).(*instance))
+		return next(ctx, req, resp)
 	}
 }
 
-// resolver gives the rpc-servers that etcd named last: while etcd is away, calls
-// go on with them.
+// resolver tells a balancer which rpc-servers etcd names: while etcd is away, calls go on
+// with those that it named last.
 type resolver struct {
+	balancer *balancer
 	connect  func() (discovery.Resolver, error)
 	etcd     discovery.Resolver // what connect gave
-	asked    chan struct{}      // closed once etcd was asked, with whatever outcome
-	known    atomic.Pointer[discovery.Result]
 	began    time.Time
 	answered atomic.Pointer[time.Time] // when etcd named them last; nil is never
 	failure  atomic.Pointer[error]     // of the last attempt; nil is none
 }
 
 // newResolver asks the resolver that connect gives, once it gives one.
-func newResolver(connect func() (discovery.Resolver, error)) *resolver {
-	return &resolver{connect: connect, asked: make(chan struct{}), began: time.Now()}
+func newResolver(b *balancer, connect func() (discovery.Resolver, error)) *resolver {
+	return &resolver{balancer: b, connect: connect, began: time.Now()}
 }
 
 // check is nil while etcd names rpc-servers.
@@ -173,32 +165,6 @@ func (r *resolver) age() time.Duration {
 }
 
 var errNoServer = errors.New("no rpc-server is known")
-
-// Resolve answers at once, save to the first calls of a gateway that just began:
-// they wait for etcd's first answer.
-func (r *resolver) Resolve(ctx context.Context, _ string) (discovery.Result, error) {
-	select {
-	case <-r.asked:
-	case <-ctx.Done():
-	}
-	if known := r.known.Load(); known != nil {
-		return *known, nil
-	}
-	return discovery.Result{}, errNoServer
-}
-
-// Target is what Resolve is asked for.
-func (r *resolver) Target(_ context.Context, target rpcinfo.EndpointInfo) string {
-	return target.ServiceName()
-}
-
-// Diff tells what changed.
-func (r *resolver) Diff(cacheKey string, prev, next discovery.Result) (discovery.Change, bool) {
-	return discovery.DefaultDiff(cacheKey, prev, next)
-}
-
-// Name is that of this resolver's cache.
-func (r *resolver) Name() string { return "etcd-last-known" }
 
 // ask asks etcd, and connects to it first where that is yet to be done.
 func (r *resolver) ask(ctx context.Context) (discovery.Result, error) {
@@ -221,7 +187,7 @@ func (r *resolver) watch(ctx context.Context) {
 		switch {
 		case err == nil:
 			now := time.Now()
-			r.known.Store(&found)
+			r.balancer.update(found.Instances)
 			r.answered.Store(&now)
 			if r.failure.Swap(nil) != nil {
 				slog.Info("etcd names rpc-servers again")
@@ -229,8 +195,8 @@ func (r *resolver) watch(ctx context.Context) {
 		case r.failure.Swap(&err) == nil && ctx.Err() == nil:
 			slog.Warn("etcd names no rpc-server; going on with those known", "err", err)
 		}
-		if first {
-			close(r.asked)
+		if first && err != nil {
+			r.balancer.update(nil)
 		}
 		select {
 		case <-ctx.Done():
@@ -242,20 +208,6 @@ func (r *resolver) watch(ctx context.Context) {
 // reach asks whether an rpc-server answers: it wants a page of no chat, to which
 // any Code is a sign of life.
 func (s *rpcServers) reach(ctx context.Context) error {
-	_, err := s.Pull(withBudget(context.WithoutCancel(ctx), lookTimeout), &rpc.PullRequest{})
+	_, err := s.pulls.do(ctx, &rpc.PullRequest{})
 	return err
-}
-
-// instances tells how each rpc-server that is known does.
-func (s *rpcServers) instances() []health {
-	known := s.resolver.known.Load()
-	if known == nil {
-		return nil
-	}
-	var all []health
-	for _, instance := range known.Instances {
-		address := instance.Address().String()
-		all = append(all, s.balancer.record(address).health(address))
-	}
-	return all
 }

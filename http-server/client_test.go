@@ -3,16 +3,18 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cloudwego/kitex/pkg/discovery"
-	"github.com/cloudwego/kitex/pkg/kerrors"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/server"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -20,24 +22,50 @@ import (
 	"im/http-server/kitex_gen/rpc/imservice"
 )
 
-// static knows always the same rpc-servers.
-type static []string
-
-func (s static) Target(context.Context, rpcinfo.EndpointInfo) string { return service }
-
-func (s static) Resolve(context.Context, string) (discovery.Result, error) {
-	var known []discovery.Instance
-	for _, address := range s {
-		known = append(known, instance(address))
+// newClient calls rpc-servers that take batches.
+func newClient(t testing.TB, timeout time.Duration, addresses ...string) *rpcServers {
+	t.Helper()
+	s, err := newRPCServers(timeout, maxInFlight, newMetrics(prometheus.NewRegistry()))
+	require.NoError(t, err)
+	var all []discovery.Instance
+	for _, address := range addresses {
+		all = append(all, found(address))
 	}
-	return discovery.Result{Cacheable: true, CacheKey: service, Instances: known}, nil
+	s.balancer.update(all)
+	return s
 }
 
-func (s static) Diff(key string, before, now discovery.Result) (discovery.Change, bool) {
-	return discovery.DefaultDiff(key, before, now)
+// serveRPC starts an rpc-server and gives its address.
+func serveRPC(t testing.TB, b rpc.IMService) string {
+	t.Helper()
+	l := listen(t)
+	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
+	go srv.Run()
+	t.Cleanup(func() { srv.Stop() })
+	return l.Addr().String()
 }
 
-func (s static) Name() string { return "static" }
+// message is a send of a text.
+func message(text string) *rpc.SendRequest {
+	return &rpc.SendRequest{Message: &rpc.Message{Chat: "a:b", Sender: "a", Text: text}}
+}
+
+// together makes calls at the same time.
+func together(n int, call func(i int)) {
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { call(i) })
+	}
+	all.Wait()
+}
+
+// drained is all that is in a channel.
+func drained[T any](c chan T) (all []T) {
+	for range len(c) {
+		all = append(all, <-c)
+	}
+	return all
+}
 
 // TestClient_AFrozenOrDeadServerCostsNoCall has one rpc-server that works beside
 // two that do not: one accepts connections and never says a word, at the other's
@@ -47,25 +75,20 @@ func TestClient_AFrozenOrDeadServerCostsNoCall(t *testing.T) {
 	defer frozen.Close()
 	require.NoError(t, dead.Close())
 	b := newBackend()
-	client, err := newClient(static{frozen.Addr().String(), dead.Addr().String(), serveRPC(t, b)}, newBalancer(), time.Second)
-	require.NoError(t, err)
-	var calls sync.WaitGroup
-	for range 20 {
-		calls.Go(func() {
-			for range 20 {
-				_, err := client.Send(withBudget(t.Context(), 3*time.Second), &rpc.SendRequest{Message: &rpc.Message{}})
-				assert.NoError(t, err)
-			}
-		})
-	}
-	calls.Wait()
+	client := newClient(t, 3*time.Second, frozen.Addr().String(), dead.Addr().String(), serveRPC(t, b))
+	together(20, func(int) {
+		for range 20 {
+			_, err := client.Send(t.Context(), message("hello"))
+			assert.NoError(t, err)
+		}
+	})
 	assert.Len(t, b.sends, 400)
 }
 
 // TestClient_DialsAgainWhereAConnectionIsDead has an rpc-server that is reached by a
 // way which swallows all that the first connection says, and lets the next through.
 func TestClient_DialsAgainWhereAConnectionIsDead(t *testing.T) {
-	way, b, swallowed := listen(t), newBackend(), make(chan bool)
+	way, b := listen(t), newBackend()
 	defer way.Close()
 	behind := serveRPC(t, b)
 	go func() {
@@ -77,7 +100,6 @@ func TestClient_DialsAgainWhereAConnectionIsDead(t *testing.T) {
 			go func() {
 				defer conn.Close()
 				if first {
-					close(swallowed)
 					io.Copy(io.Discard, conn)
 					return
 				}
@@ -91,74 +113,47 @@ func TestClient_DialsAgainWhereAConnectionIsDead(t *testing.T) {
 			}()
 		}
 	}()
-	servers := &rpcServers{balancer: newBalancer()}
-	var err error
-	servers.sends, err = newClient(static{way.Addr().String()}, servers.balancer, time.Second)
-	require.NoError(t, err)
-	servers.pulls, err = newClient(static{way.Addr().String()}, servers.balancer, time.Second)
-	require.NoError(t, err)
-
-	lost := make(chan error)
-	go func() {
-		_, err := servers.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
-		lost <- err
-	}()
-	<-swallowed
-	for waiting := true; waiting; { // the connection that pulls have is well
-		_, err := servers.Pull(t.Context(), &rpc.PullRequest{})
+	client := newClient(t, 3*time.Second, way.Addr().String())
+	for range 10 {
+		_, err := client.Send(t.Context(), message("hello"))
 		require.NoError(t, err)
-		select {
-		case err := <-lost:
-			require.ErrorIs(t, err, kerrors.ErrRPCTimeout, "three attempts")
-			waiting = false
-		case <-time.After(10 * time.Millisecond):
-		}
-		<-b.pulls
 	}
-	_, err = servers.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
-	require.NoError(t, err)
+	assert.Len(t, b.sends, 10)
 }
 
-// TestClient_AnAttemptEndsWithTheBudget has an rpc-server that never answers.
-func TestClient_AnAttemptEndsWithTheBudget(t *testing.T) {
+// TestClient_ACallerLeavesAtHisDeadlineAndTheBatchGoesOn has one of the callers of a batch
+// give up before its answers come.
+func TestClient_ACallerLeavesAtHisDeadlineAndTheBatchGoesOn(t *testing.T) {
 	b := newBackend()
 	b.hold = make(chan struct{})
-	defer close(b.hold)
-	client, err := newClient(static{serveRPC(t, b)}, newBalancer(), time.Hour)
-	require.NoError(t, err)
-	_, err = client.Send(withBudget(t.Context(), 100*time.Millisecond), &rpc.SendRequest{Message: &rpc.Message{}})
-	require.ErrorIs(t, err, kerrors.ErrRPCTimeout)
+	client := newClient(t, time.Minute, serveRPC(t, b))
+	impatient, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	stayed := make(chan error)
+	go func() {
+		_, err := client.Send(impatient, message("hello"))
+		left <- err
+	}()
+	go func() {
+		_, err := client.Send(t.Context(), message("hello"))
+		stayed <- err
+	}()
+	<-b.sends
+	leave()
+	assert.ErrorIs(t, <-left, errLate)
+	close(b.hold)
+	assert.NoError(t, <-stayed)
 }
 
-// TestClient_WaitingForNoAnswerIsLate has calls of an rpc-server that never answers
-// begin one after the other, so that connections close under some of them.
 func TestClient_WaitingForNoAnswerIsLate(t *testing.T) {
 	b := newBackend()
 	b.hold = make(chan struct{})
 	defer close(b.hold)
-	client, err := newClient(static{serveRPC(t, b)}, newBalancer(), 100*time.Millisecond)
-	require.NoError(t, err)
-	late := make(chan error)
-	for range 16 {
-		go func() {
-			_, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
-			late <- err
-		}()
-		time.Sleep(25 * time.Millisecond)
-	}
-	for range 16 {
-		assert.ErrorIs(t, <-late, kerrors.ErrRPCTimeout)
-	}
-}
-
-// serveRPC starts an rpc-server and gives its address.
-func serveRPC(t *testing.T, b *backend) string {
-	t.Helper()
-	l := listen(t)
-	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
-	go srv.Run()
-	t.Cleanup(func() { srv.Stop() })
-	return l.Addr().String()
+	client := newClient(t, 300*time.Millisecond, serveRPC(t, b))
+	together(16, func(int) {
+		_, err := client.Send(t.Context(), message("hello"))
+		assert.ErrorIs(t, err, errLate)
+	})
 }
 
 // TestClient_AServerWithoutItsStoreCostsNoCall has one rpc-server that cannot
@@ -166,10 +161,9 @@ func serveRPC(t *testing.T, b *backend) string {
 func TestClient_AServerWithoutItsStoreCostsNoCall(t *testing.T) {
 	cut, good := newBackend(), newBackend()
 	cut.code.Store(int32(rpc.Code_UNAVAILABLE))
-	client, err := newClient(static{serveRPC(t, cut), serveRPC(t, good)}, newBalancer(), 5*time.Second)
-	require.NoError(t, err)
+	client := newClient(t, 15*time.Second, serveRPC(t, cut), serveRPC(t, good))
 	for range 20 {
-		sent, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
+		sent, err := client.Send(t.Context(), message("hello"))
 		require.NoError(t, err)
 		assert.Zero(t, sent.Code)
 		pulled, err := client.Pull(t.Context(), &rpc.PullRequest{})
@@ -180,48 +174,224 @@ func TestClient_AServerWithoutItsStoreCostsNoCall(t *testing.T) {
 
 	good.code.Store(int32(rpc.Code_UNAVAILABLE))
 	asked := len(cut.sends) + len(good.sends)
-	sent, err := client.Send(t.Context(), &rpc.SendRequest{Message: &rpc.Message{}})
+	sent, err := client.Send(t.Context(), message("hello"))
 	require.NoError(t, err)
 	assert.Equal(t, int32(rpc.Code_UNAVAILABLE), sent.Code)
 	assert.Equal(t, asked+3, len(cut.sends)+len(good.sends), "three attempts, no more")
 }
 
-// slow is an etcd that answers when it is told to.
-type slow struct {
-	static
-	answer chan error
+// TestBatch_EachCallGetsItsOwnAnswer has calls share batches at two rpc-servers, of which
+// one refuses some of them, in an order that nobody knows.
+func TestBatch_EachCallGetsItsOwnAnswer(t *testing.T) {
+	const calls = maxInFlight
+	echo := func(refused string) func(string) *rpc.SendResponse {
+		return func(text string) *rpc.SendResponse {
+			code := rpc.Code_OK
+			switch {
+			case strings.HasSuffix(text, refused):
+				code = rpc.Code_UNAVAILABLE
+			case strings.HasSuffix(text, "1"):
+				code = rpc.Code_INVALID
+			}
+			return &rpc.SendResponse{Code: int32(code), Msg: text}
+		}
+	}
+	one, other := newBackend(), newBackend()
+	one.reply, other.reply = echo("2"), echo("none")
+	client := newClient(t, 15*time.Second, serveRPC(t, one), serveRPC(t, other))
+	for range 10 {
+		together(calls, func(i int) {
+			text := fmt.Sprint("call ", i)
+			resp, err := client.Send(t.Context(), message(text))
+			assert.NoError(t, err)
+			assert.Equal(t, text, resp.GetMsg())
+			want := rpc.Code_OK
+			if i%10 == 1 {
+				want = rpc.Code_INVALID
+			}
+			assert.Equal(t, int32(want), resp.GetCode(), text)
+		})
+	}
+	assert.Less(t, len(one.many)+len(other.many), 10*calls, "they share batches")
 }
 
-func (s slow) Resolve(ctx context.Context, target string) (discovery.Result, error) {
+// TestBatch_ARetryHasTheKeyOfTheCall has one rpc-server that is unavailable, and one whose
+// connections break, beside one that is well.
+func TestBatch_ARetryHasTheKeyOfTheCall(t *testing.T) {
+	cut, well := newBackend(), newBackend()
+	cut.code.Store(int32(rpc.Code_UNAVAILABLE))
+	broken := listen(t)
+	defer broken.Close()
+	go func() {
+		for {
+			conn, err := broken.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	base := serveClient(t, newClient(t, 15*time.Second, serveRPC(t, cut), broken.Addr().String(), serveRPC(t, well)), nil)
+	together(maxInFlight, func(int) {
+		resp, _ := call(t, "POST", base+"/api/send", sendBody)
+		assert.Equal(t, 200, resp.StatusCode)
+	})
+	stored := map[string]bool{}
+	for _, req := range drained(well.sends) {
+		assert.False(t, stored[req.GetKey()], "each call has a key of its own")
+		stored[req.GetKey()] = true
+	}
+	assert.Len(t, stored, maxInFlight)
+	for _, req := range drained(cut.sends) {
+		assert.True(t, stored[req.GetKey()], "the retry has the same key")
+	}
+}
+
+// TestBatch_HasSoManyCallsAndBytesAtMost has calls gather while all that may be under way
+// are held.
+func TestBatch_HasSoManyCallsAndBytesAtMost(t *testing.T) {
+	for name, test := range map[string]struct {
+		calls, size int
+		most        int // calls of a batch
+	}{
+		"calls": {3 * maxBatchCalls, 10, maxBatchCalls},
+		"bytes": {12, 300 << 10, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend()
+			b.hold = make(chan struct{})
+			client := newClient(t, time.Minute, serveRPC(t, b))
+			client.permits, client.sends.maxQueue = make(chan struct{}, 1000), 1000
+			go func() {
+				eventually(t, func() bool {
+					client.sends.mu.Lock()
+					defer client.sends.mu.Unlock()
+					return len(client.permits) == test.calls && client.sends.gathering
+				})
+				close(b.hold)
+			}()
+			together(test.calls, func(int) {
+				_, err := client.Send(t.Context(), message(strings.Repeat("a", test.size)))
+				assert.NoError(t, err)
+			})
+			sum, largest := 0, 0
+			for _, n := range drained(b.many) {
+				sum, largest = sum+n, max(largest, n)
+			}
+			assert.Equal(t, test.calls, sum)
+			assert.Equal(t, test.most, largest)
+		})
+	}
+}
+
+func TestBatch_AFullQueueRefusesWhatFollows(t *testing.T) {
+	b := newBackend()
+	b.hold = make(chan struct{})
+	client := newClient(t, time.Minute, serveRPC(t, b))
+	client.sends.maxQueue = 2
+	done := make(chan error)
+	send := func() {
+		_, err := client.Send(t.Context(), message("hello"))
+		done <- err
+	}
+	for range maxBatches {
+		go send()
+		<-b.sends
+	}
+	for range 2 {
+		go send()
+	}
+	eventually(t, func() bool {
+		client.sends.mu.Lock()
+		defer client.sends.mu.Unlock()
+		return len(client.sends.queue) == 2
+	})
+	_, err := client.Send(t.Context(), message("hello"))
+	assert.ErrorIs(t, err, errOverload)
+	close(b.hold)
+	for range maxBatches + 2 {
+		assert.NoError(t, <-done)
+	}
+}
+
+// TestBatch_APageThatGoesOnIsAskedForAlone has a page that is longer than fits into the
+// answer to a batch.
+func TestBatch_APageThatGoesOnIsAskedForAlone(t *testing.T) {
+	whole := &rpc.PullResponse{Messages: []*rpc.Message{{Chat: "a:b", Text: "hello"}}, HasMore: new(true)}
+	b := &paging{backend: newBackend(), whole: whole}
+	client := newClient(t, 15*time.Second, serveRPC(t, b))
+	resp, err := client.Pull(t.Context(), &rpc.PullRequest{Chat: "a:b"})
+	require.NoError(t, err)
+	assert.Equal(t, whole.Messages, resp.Messages)
+	assert.Len(t, b.many, 1)
+}
+
+// paging reads whole pages alone only.
+type paging struct {
+	*backend
+	whole *rpc.PullResponse
+}
+
+func (p *paging) Pull(context.Context, *rpc.PullRequest) (*rpc.PullResponse, error) {
+	return p.whole, nil
+}
+
+func (p *paging) PullMany(_ context.Context, reqs []*rpc.PullRequest) ([]*rpc.PullResponse, error) {
+	p.many <- len(reqs)
+	return []*rpc.PullResponse{{HasMore: new(true)}}, nil
+}
+
+// TestBatch_AnOlderServerIsAskedOneByOne has an rpc-server whose entry in etcd does not say
+// that it takes batches.
+func TestBatch_AnOlderServerIsAskedOneByOne(t *testing.T) {
+	b := newBackend()
+	client := newClient(t, 15*time.Second)
+	client.balancer.update([]discovery.Instance{discovery.NewInstance("tcp", serveRPC(t, b), 10, nil)})
+	together(maxInFlight, func(int) {
+		_, err := client.Send(t.Context(), message("hello"))
+		assert.NoError(t, err)
+	})
+	require.NoError(t, client.reach(t.Context()))
+	assert.Len(t, b.sends, maxInFlight)
+	assert.Empty(t, b.many)
+}
+
+// etcdStub is an etcd that answers when it is told to.
+type etcdStub struct{ answer chan error }
+
+func (etcdStub) Target(context.Context, rpcinfo.EndpointInfo) string { return service }
+
+func (s etcdStub) Resolve(context.Context, string) (discovery.Result, error) {
 	if err := <-s.answer; err != nil {
 		return discovery.Result{}, err
 	}
-	return s.static.Resolve(ctx, target)
+	return discovery.Result{Instances: []discovery.Instance{found("127.0.0.1:1")}}, nil
 }
 
-func TestResolver_TheFirstCallsWaitForEtcdsFirstAnswerAndNoOthers(t *testing.T) {
-	etcd := slow{static{"127.0.0.1:1"}, make(chan error)}
-	r := newResolver(func() (discovery.Resolver, error) { return etcd, nil })
-	go r.watch(t.Context())
-	early := make(chan error)
-	go func() {
-		_, err := r.Resolve(t.Context(), service)
-		early <- err
-	}()
-	late, cancel := context.WithCancel(t.Context())
-	cancel()
-	_, err := r.Resolve(late, service)
-	assert.Equal(t, errNoServer, err, "its time is over")
+func (etcdStub) Diff(key string, before, now discovery.Result) (discovery.Change, bool) {
+	return discovery.DefaultDiff(key, before, now)
+}
 
+func (etcdStub) Name() string { return "stub" }
+
+func TestResolver_TheFirstCallsWaitForEtcdsFirstAnswerAndNoOthers(t *testing.T) {
+	etcd := etcdStub{make(chan error)}
+	b := newBalancer(nil)
+	r := newResolver(b, func() (discovery.Resolver, error) { return etcd, nil })
+	go r.watch(t.Context())
+	early := make(chan *instance)
+	go func() { early <- b.reserve(methodSend, nil) }()
+	select {
+	case <-early:
+		t.Fatal("etcd has not answered")
+	case <-time.After(50 * time.Millisecond):
+	}
 	etcd.answer <- errors.New("etcd is away")
-	assert.Equal(t, errNoServer, <-early)
-	_, err = r.Resolve(t.Context(), service)
-	assert.Equal(t, errNoServer, err, "at once, while etcd is asked again")
+	assert.Nil(t, <-early)
+	assert.Nil(t, b.reserve(methodSend, nil), "at once, while etcd is asked again")
 
 	etcd.answer <- nil
 	etcd.answer <- errors.New("etcd is away again") // asked again, so the answer before was taken
-	known, err := r.Resolve(t.Context(), service)
-	require.NoError(t, err)
-	assert.Len(t, known.Instances, 1, "the last known is kept")
+	assert.NotNil(t, b.reserve(methodSend, nil), "the last known is kept")
 	close(etcd.answer)
 }

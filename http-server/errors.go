@@ -7,7 +7,6 @@ import (
 	"net/http"
 
 	"github.com/cloudwego/hertz/pkg/app"
-	"github.com/cloudwego/kitex/pkg/kerrors"
 	"github.com/go-json-experiment/json"
 
 	"im/http-server/kitex_gen/rpc"
@@ -51,12 +50,12 @@ type answered interface {
 	GetMsg() string
 }
 
-// outcome turns what came of an RPC into what the caller is told. nil is success.
-func outcome(resp answered, err error) error {
+// told turns what came of a call into what the caller is told. nil is success.
+func told(resp answered, err error) error {
 	switch {
-	case errors.Is(err, kerrors.ErrRPCTimeout), errors.Is(err, kerrors.ErrTimeoutByBusiness):
+	case errors.Is(err, errLate):
 		return late(err)
-	case err != nil: // rpc-server gives none itself: nobody was reached
+	case err != nil:
 		return unavailable(err)
 	}
 	cause := errors.New("rpc-server: " + resp.GetMsg())

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"io"
 	"math/big"
-	"net"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -20,8 +19,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/cloudwego/hertz/pkg/app"
-	"github.com/cloudwego/kitex/client"
-	"github.com/cloudwego/kitex/server"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -30,7 +27,6 @@ import (
 
 	"im/http-server/api_gen/api"
 	"im/http-server/kitex_gen/rpc"
-	"im/http-server/kitex_gen/rpc/imservice"
 )
 
 // Every go test runs the targets of this file on their seeds and on the inputs
@@ -492,23 +488,20 @@ func (*echo) Pull(_ context.Context, req *rpc.PullRequest) (*rpc.PullResponse, e
 	}, nil
 }
 
+func (e *echo) SendMany(ctx context.Context, reqs []*rpc.SendRequest) ([]*rpc.SendResponse, error) {
+	return each(ctx, reqs, e.Send)
+}
+
+func (e *echo) PullMany(ctx context.Context, reqs []*rpc.PullRequest) ([]*rpc.PullResponse, error) {
+	return each(ctx, reqs, e.Pull)
+}
+
 // serveEcho starts a gateway in front of echo, for all inputs of a target, and
 // gives its base URL.
 func serveEcho(f *testing.F) string {
 	f.Helper()
-	listen := func() net.Listener {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(f, err)
-		return l
-	}
-	behind, front := listen(), listen()
-	srv := imservice.NewServer(&echo{}, server.WithListener(behind), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
-	go srv.Run()
-	f.Cleanup(func() { srv.Stop() })
-	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(behind.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(20*time.Second))
-	require.NoError(f, err)
-
-	gw := newGateway(front, rpcClient, wide())
+	front := listen(f)
+	gw := newGateway(front, newClient(f, 20*time.Second, serveRPC(f, &echo{})), wide())
 	go gw.Run()
 	f.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + front.Addr().String()

@@ -17,16 +17,21 @@ import (
 
 	"im/http-server/api_gen/api"
 	"im/http-server/kitex_gen/rpc"
-	"im/http-server/kitex_gen/rpc/imservice"
 )
+
+// messageService is what the rpc-servers do. The error of a call wraps errLate if time ran
+// out; any other means that nobody was reached.
+type messageService interface {
+	Send(context.Context, *rpc.SendRequest) (*rpc.SendResponse, error)
+	Pull(context.Context, *rpc.PullRequest) (*rpc.PullResponse, error)
+}
 
 // gateway answers HTTP requests by asking the rpc-servers.
 type gateway struct {
-	rpc     imservice.Client
+	rpc     messageService
 	metrics *metrics
-	auth    *auth         // nil lets everybody do everything
-	timeout time.Duration // of a call, its retries included
-	maxBody int           // bytes
+	auth    *auth // nil lets everybody do everything
+	maxBody int   // bytes
 	buffers *buffers
 	cors    app.HandlerFunc // nil lets no page of another origin in
 }
@@ -74,11 +79,11 @@ func (g *gateway) send(ctx context.Context, c *app.RequestContext) error {
 	if err != nil {
 		return err
 	}
-	resp, err := g.rpc.Send(withBudget(ctx, g.timeout), &rpc.SendRequest{
+	resp, err := g.rpc.Send(ctx, &rpc.SendRequest{
 		Message: &rpc.Message{Chat: req.Chat, Text: req.Text, Sender: req.Sender},
 		Key:     &key,
 	})
-	return outcome(resp, err)
+	return told(resp, err)
 }
 
 // pull answers with a page of a chat.
@@ -94,10 +99,10 @@ func (g *gateway) pull(ctx context.Context, c *app.RequestContext) error {
 	if err := caller.mayPull(req.Chat); err != nil {
 		return err
 	}
-	resp, err := g.rpc.Pull(withBudget(ctx, g.timeout), &rpc.PullRequest{
+	resp, err := g.rpc.Pull(ctx, &rpc.PullRequest{
 		Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
 	})
-	if err := outcome(resp, err); err != nil {
+	if err := told(resp, err); err != nil {
 		return err
 	}
 	page := &api.PullResponse{

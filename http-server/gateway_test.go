@@ -15,8 +15,6 @@ import (
 
 	"github.com/cloudwego/hertz/pkg/app"
 	hertz "github.com/cloudwego/hertz/pkg/app/server"
-	"github.com/cloudwego/kitex/client"
-	"github.com/cloudwego/kitex/server"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -24,23 +22,27 @@ import (
 
 	"im/http-server/api_gen/api"
 	"im/http-server/kitex_gen/rpc"
-	"im/http-server/kitex_gen/rpc/imservice"
 )
 
 // backend is an rpc-server that answers what a test wants, over a real
 // connection, and remembers what it was asked.
 type backend struct {
 	code  atomic.Int32
-	page  *rpc.PullResponse // nil answers with the code alone
-	hold  chan struct{}     // where it is not nil, sends are answered once it is closed
+	page  *rpc.PullResponse                   // nil answers with the code alone
+	hold  chan struct{}                       // where it is not nil, sends are answered once it is closed
+	reply func(text string) *rpc.SendResponse // to a send; nil is the code
 	sends chan *rpc.SendRequest
 	pulls chan *rpc.PullRequest
+	many  chan int // calls of each batch
 }
 
 func (b *backend) Send(_ context.Context, req *rpc.SendRequest) (*rpc.SendResponse, error) {
 	b.sends <- req
 	if b.hold != nil {
 		<-b.hold
+	}
+	if b.reply != nil {
+		return b.reply(req.Message.Text), nil
 	}
 	return &rpc.SendResponse{Code: b.code.Load(), Msg: "reason"}, nil
 }
@@ -53,11 +55,33 @@ func (b *backend) Pull(_ context.Context, req *rpc.PullRequest) (*rpc.PullRespon
 	return &rpc.PullResponse{Code: b.code.Load(), Msg: "reason"}, nil
 }
 
-func newBackend() *backend {
-	return &backend{sends: make(chan *rpc.SendRequest, 1000), pulls: make(chan *rpc.PullRequest, 1000)}
+func (b *backend) SendMany(ctx context.Context, reqs []*rpc.SendRequest) ([]*rpc.SendResponse, error) {
+	b.many <- len(reqs)
+	return each(ctx, reqs, b.Send)
 }
 
-func listen(t *testing.T) net.Listener {
+func (b *backend) PullMany(ctx context.Context, reqs []*rpc.PullRequest) ([]*rpc.PullResponse, error) {
+	b.many <- len(reqs)
+	return each(ctx, reqs, b.Pull)
+}
+
+// each calls one for each request.
+func each[Req, Resp any](ctx context.Context, reqs []Req, one func(context.Context, Req) (Resp, error)) (resps []Resp, err error) {
+	for _, req := range reqs {
+		resp, err := one(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		resps = append(resps, resp)
+	}
+	return resps, nil
+}
+
+func newBackend() *backend {
+	return &backend{sends: make(chan *rpc.SendRequest, 1000), pulls: make(chan *rpc.PullRequest, 1000), many: make(chan int, 1000)}
+}
+
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -77,19 +101,13 @@ func serveWith(t *testing.T, b *backend, a *auth) string {
 }
 
 // dialBackend starts b and gives a client of it.
-func dialBackend(t *testing.T, b *backend) imservice.Client {
+func dialBackend(t *testing.T, b *backend) *rpcServers {
 	t.Helper()
-	l := listen(t)
-	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
-	go srv.Run()
-	t.Cleanup(func() { srv.Stop() })
-	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(5*time.Second))
-	require.NoError(t, err)
-	return rpcClient
+	return newClient(t, 20*time.Second, serveRPC(t, b))
 }
 
 // serveClient starts a gateway that asks rpcClient.
-func serveClient(t *testing.T, rpcClient imservice.Client, a *auth) string {
+func serveClient(t *testing.T, rpcClient messageService, a *auth) string {
 	t.Helper()
 	b := wide()
 	b.auth = a
@@ -112,7 +130,7 @@ func wide() bounds {
 	return bounds{clients: newConnections(1000, time.Minute, time.Minute, closed), idle: time.Minute, buffers: &buffers{most: 64 << 20, shed: shed}}
 }
 
-func serveBounded(t *testing.T, rpcClient imservice.Client, b bounds) string {
+func serveBounded(t *testing.T, rpcClient messageService, b bounds) string {
 	t.Helper()
 	l := listen(t)
 	gw := newGateway(l, rpcClient, b)
@@ -133,12 +151,11 @@ func serveBounded(t *testing.T, rpcClient imservice.Client, b bounds) string {
 }
 
 // newGateway is a gateway that asks rpcClient, yet to be run.
-func newGateway(l net.Listener, rpcClient imservice.Client, b bounds) *hertz.Hertz {
+func newGateway(l net.Listener, rpcClient messageService, b bounds) *hertz.Hertz {
 	m := newMetrics(prometheus.NewRegistry())
 	gw := newServer(l, b.https, b.clients, b.idle, 10*time.Millisecond)
 	(&gateway{
-		rpc: limited{rpcClient, make(chan struct{}, maxInFlight), m.shed}, metrics: m, auth: b.auth,
-		timeout: 20 * time.Second, maxBody: 1 << 20, buffers: b.buffers, cors: b.cors,
+		rpc: rpcClient, metrics: m, auth: b.auth, maxBody: 1 << 20, buffers: b.buffers, cors: b.cors,
 	}).route(gw.Engine)
 	return gw
 }
@@ -269,7 +286,10 @@ func TestPull_PassesOnWhatWasAsked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			resp, body := call(t, "GET", base+"/api/pull"+request.query, request.body, request.headers...)
 			require.Equal(t, 200, resp.StatusCode, "%s", body)
-			assert.Equal(t, request.want, <-b.pulls)
+			asked := <-b.pulls
+			assert.Equal(t, resp.Header.Get("X-Request-Id"), asked.GetRequestID())
+			asked.RequestID = nil
+			assert.Equal(t, request.want, asked)
 		})
 	}
 }
@@ -389,7 +409,7 @@ func TestErrors_EveryRequestIsAnsweredWithAProblem(t *testing.T) {
 }
 
 // panicking is a client with a defect.
-type panicking struct{ imservice.Client }
+type panicking struct{ messageService }
 
 func TestErrors_PanicIsAProblemAndTheServerLives(t *testing.T) {
 	base := serveClient(t, panicking{}, nil)
@@ -404,9 +424,7 @@ func TestErrors_NoRPCServerIsUnavailable(t *testing.T) {
 	l := listen(t)
 	nobody := l.Addr().String()
 	require.NoError(t, l.Close())
-	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(nobody), client.WithRPCTimeout(time.Second))
-	require.NoError(t, err)
-	resp, body := call(t, "POST", serveClient(t, rpcClient, nil)+"/api/send", sendBody)
+	resp, body := call(t, "POST", serveClient(t, newClient(t, time.Second, nobody), nil)+"/api/send", sendBody)
 	assert.Equal(t, 503, resp.StatusCode)
 	problemIn(t, resp, body)
 }
@@ -414,13 +432,8 @@ func TestErrors_NoRPCServerIsUnavailable(t *testing.T) {
 func TestErrors_SlowRPCServerIsTooLate(t *testing.T) {
 	b := newBackend()
 	b.hold = make(chan struct{})
-	l := listen(t)
-	srv := imservice.NewServer(b, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
-	go srv.Run()
-	t.Cleanup(func() { close(b.hold); srv.Stop() })
-	rpcClient, err := imservice.NewClient(service, client.WithHostPorts(l.Addr().String()), client.WithConnectTimeout(500*time.Millisecond), client.WithRPCTimeout(50*time.Millisecond))
-	require.NoError(t, err)
-	resp, body := call(t, "POST", serveClient(t, rpcClient, nil)+"/api/send", sendBody)
+	defer close(b.hold)
+	resp, body := call(t, "POST", serveClient(t, newClient(t, 150*time.Millisecond, serveRPC(t, b)), nil)+"/api/send", sendBody)
 	assert.Equal(t, 504, resp.StatusCode)
 	assert.Equal(t, "1", resp.Header.Get("Retry-After"))
 	problemIn(t, resp, body)
@@ -429,7 +442,8 @@ func TestErrors_SlowRPCServerIsTooLate(t *testing.T) {
 func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
 	b := newBackend()
 	b.hold = make(chan struct{})
-	base := serve(t, b)
+	servers := dialBackend(t, b)
+	base := serveClient(t, servers, nil)
 	statuses := make(chan int)
 	for range maxInFlight {
 		go func() {
@@ -442,9 +456,7 @@ func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
 			statuses <- resp.StatusCode
 		}()
 	}
-	for range maxInFlight {
-		<-b.sends // all are being served
-	}
+	eventually(t, func() bool { return len(servers.permits) == maxInFlight })
 	for _, request := range []struct{ method, path, body string }{{"POST", "/api/send", sendBody}, {"GET", "/api/pull?chat=a:b", ""}} {
 		resp, body := call(t, request.method, base+request.path, request.body)
 		assert.Equal(t, 503, resp.StatusCode)

@@ -2,57 +2,13 @@ package main
 
 import (
 	"container/list"
-	"context"
 	"errors"
 	"sync"
 	"time"
 
 	"github.com/cloudwego/hertz/pkg/app"
-	"github.com/cloudwego/kitex/client/callopt"
 	"github.com/prometheus/client_golang/prometheus"
-
-	"im/http-server/kitex_gen/rpc"
-	"im/http-server/kitex_gen/rpc/imservice"
 )
-
-var errOverload = errors.New("as many calls as MAX_IN_FLIGHT allows are under way")
-
-// limited is a client with at most so many calls under way as it has slots. Any more
-// fail at once, so that those keep their speed. A request whose body is yet to come
-// has no slot: many slow ones would leave none to others.
-type limited struct {
-	imservice.Client
-	slots chan struct{}
-	shed  prometheus.Counter
-}
-
-func (l limited) Send(ctx context.Context, req *rpc.SendRequest, options ...callopt.Option) (*rpc.SendResponse, error) {
-	if !l.enter() {
-		return nil, errOverload
-	}
-	defer l.leave()
-	return l.Client.Send(ctx, req, options...)
-}
-
-func (l limited) Pull(ctx context.Context, req *rpc.PullRequest, options ...callopt.Option) (*rpc.PullResponse, error) {
-	if !l.enter() {
-		return nil, errOverload
-	}
-	defer l.leave()
-	return l.Client.Pull(ctx, req, options...)
-}
-
-func (l limited) enter() bool {
-	select {
-	case l.slots <- struct{}{}:
-		return true
-	default:
-		l.shed.Inc()
-		return false
-	}
-}
-
-func (l limited) leave() { <-l.slots }
 
 // smallBytes is how large a body or an answer may be that needs no room in the buffers.
 const smallBytes = 16 << 10

@@ -50,9 +50,6 @@ func (l frameworkLines) Write(line []byte) (int, error) {
 	name, text, _ := bytes.Cut(rest, []byte("] "))
 	var level slog.Level // info for a name that slog does not know
 	level.UnmarshalText(name)
-	if bytes.Contains(text, []byte("mux read package slice failed")) {
-		level = slog.LevelWarn // a connection ended within an answer, which the calls that wait there tell, and try again
-	}
 	l.Log(context.Background(), level, string(bytes.TrimSpace(text)))
 	return len(line), nil
 }

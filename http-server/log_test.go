@@ -17,7 +17,6 @@ func TestLog_LinesOfTheFrameworksKeepTheirLevel(t *testing.T) {
 		{"Notice", "something changed", "INFO"},
 		{"Warn", "this is odd", "WARN"},
 		{"Error", "this is [really] wrong", "ERROR"},
-		{"Error", "KITEX: error=mux read package slice failed: addr(127.0.0.1:8888), connection has been closed self close", "WARN"},
 	} {
 		var log bytes.Buffer
 		lines := frameworkLines{slog.New(slog.NewJSONHandler(&log, nil))}

@@ -18,8 +18,6 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/cloudwego/hertz/pkg/app/server"
 	hertzconfig "github.com/cloudwego/hertz/pkg/common/config"
-	"github.com/cloudwego/kitex/client"
-	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -79,24 +77,17 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer endTracing()
-	var traced []client.Option
-	if tracing {
-		traced = append(traced, client.WithMiddleware(traceCall))
-	}
-
-	if err := netpoll.Configure(netpoll.Config{Runner: runNetpoll, LoadBalance: netpoll.RoundRobin}); err != nil {
-		return err
-	}
-	servers, err := dial(running, etcd, cfg.RequestTimeout/3, traced...)
+	registry := prometheus.NewRegistry()
+	m := newMetrics(registry)
+	servers, err := dial(running, etcd, cfg.RequestTimeout, cfg.MaxInFlight, m)
 	if err != nil {
 		return err
 	}
+	registry.MustRegister(servers)
 	parts := []*part{
-		{name: "rpc-servers", needed: true, check: servers.reach, about: func() any { return servers.instances() }},
+		{name: "rpc-servers", needed: true, check: servers.reach, about: func() any { return servers.balancer.instances() }},
 		{name: "etcd", check: servers.resolver.check, about: func() any { return map[string]float64{"resolve_age_seconds": servers.resolver.age().Seconds()} }},
 	}
-	registry := prometheus.NewRegistry()
-	m := newMetrics(registry, servers)
 	for _, p := range parts {
 		registry.MustRegister(p.up())
 	}
@@ -117,8 +108,7 @@ func run(ctx context.Context, args []string) error {
 		srv.Use(stayWithTLS)
 	}
 	gw := &gateway{
-		rpc:     limited{measured{servers, m}, make(chan struct{}, cfg.MaxInFlight), m.shed},
-		metrics: m, auth: auth, timeout: cfg.RequestTimeout, maxBody: cfg.MaxBodyBytes,
+		rpc: servers, metrics: m, auth: auth, maxBody: cfg.MaxBodyBytes,
 		buffers: &buffers{most: cfg.MaxBufferBytes, shed: m.shed},
 	}
 	if len(cfg.CORSOrigins) > 0 {

@@ -9,12 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/bytedance/gopkg/cloud/metainfo"
 	"github.com/cloudwego/hertz/pkg/app"
-	"github.com/cloudwego/kitex/client/callopt"
-	"github.com/cloudwego/kitex/pkg/endpoint"
-	"github.com/cloudwego/kitex/pkg/kerrors"
-	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/otel"
@@ -27,7 +22,6 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"im/http-server/kitex_gen/rpc"
-	"im/http-server/kitex_gen/rpc/imservice"
 )
 
 // metrics are those of the requests, and of the calls that they lead to.
@@ -39,11 +33,14 @@ type metrics struct {
 	closed       prometheus.Counter       // connections
 	calls        *prometheus.CounterVec   // by method and code
 	callDuration *prometheus.HistogramVec // by method
+
+	queueDuration prometheus.Histogram
+	batchCalls    prometheus.Histogram
 }
 
-// newMetrics also registers what else there is to know: more, the Go runtime,
-// the process and the build.
-func newMetrics(registry *prometheus.Registry, more ...prometheus.Collector) *metrics {
+// newMetrics also registers what else there is to know: the Go runtime, the process
+// and the build.
+func newMetrics(registry *prometheus.Registry) *metrics {
 	buckets := prometheus.ExponentialBuckets(0.00025, 2, 13)
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -61,10 +58,15 @@ func newMetrics(registry *prometheus.Registry, more ...prometheus.Collector) *me
 		callDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "rpc_client_call_duration_seconds", Help: "Time of a call, with its retries.", Buckets: buckets,
 		}, []string{"method"}),
+		queueDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rpc_client_queue_duration_seconds", Help: "Time that a call waits for a batch.", Buckets: buckets,
+		}),
+		batchCalls: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rpc_client_batch_calls", Help: "Calls that share an RPC.", Buckets: prometheus.ExponentialBuckets(1, 2, 7),
+		}),
 	}
-	registry.MustRegister(m.requests, m.duration, m.inFlight, m.shed, m.closed, m.calls, m.callDuration,
+	registry.MustRegister(m.requests, m.duration, m.inFlight, m.shed, m.closed, m.calls, m.callDuration, m.queueDuration, m.batchCalls,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
-	registry.MustRegister(more...)
 	return m
 }
 
@@ -87,36 +89,17 @@ func (m *metrics) observe(ctx context.Context, c *app.RequestContext) {
 	}
 }
 
-// measured is a client whose calls are counted.
-type measured struct {
-	imservice.Client
-	*metrics
-}
-
-func (m measured) Send(ctx context.Context, req *rpc.SendRequest, options ...callopt.Option) (*rpc.SendResponse, error) {
-	began := time.Now()
-	resp, err := m.Client.Send(ctx, req, options...)
-	m.count("Send", began, resp, err)
-	return resp, err
-}
-
-func (m measured) Pull(ctx context.Context, req *rpc.PullRequest, options ...callopt.Option) (*rpc.PullResponse, error) {
-	began := time.Now()
-	resp, err := m.Client.Pull(ctx, req, options...)
-	m.count("Pull", began, resp, err)
-	return resp, err
-}
-
-func (m measured) count(method string, began time.Time, resp answered, err error) {
+// count counts a call.
+func (m *metrics) count(method method, began time.Time, resp answered, err error) {
 	code := "UNREACHABLE"
 	switch {
-	case errors.Is(err, kerrors.ErrRPCTimeout), errors.Is(err, kerrors.ErrTimeoutByBusiness):
+	case errors.Is(err, errLate):
 		code = "TIMEOUT"
 	case err == nil:
 		code = rpc.Code(resp.GetCode()).String()
 	}
-	m.callDuration.WithLabelValues(method).Observe(time.Since(began).Seconds())
-	m.calls.WithLabelValues(method, code).Inc()
+	m.callDuration.WithLabelValues(method.String()).Observe(time.Since(began).Seconds())
+	m.calls.WithLabelValues(method.String(), code).Inc()
 }
 
 var (
@@ -135,9 +118,9 @@ func (s *rpcServers) Describe(descs chan<- *prometheus.Desc) {
 
 func (s *rpcServers) Collect(metrics chan<- prometheus.Metric) {
 	s.balancer.attempts.Collect(metrics)
-	known, setAside := s.instances(), 0
+	known, setAside := s.balancer.instances(), 0
 	for _, instance := range known {
-		if instance.SetAside {
+		if instance.Ejected {
 			setAside++
 		}
 	}
@@ -196,24 +179,33 @@ func traceRequest(ctx context.Context, c *app.RequestContext) {
 	}
 }
 
-// traceCall is the middleware that makes the span of each attempt at an rpc-server,
-// which gets to know it. (The suites of kitex-contrib and hertz-contrib read spans
-// that have ended, in a race with their export.)
-func traceCall(next endpoint.Endpoint) endpoint.Endpoint {
-	return func(ctx context.Context, req, resp any) error {
-		method := rpcinfo.GetRPCInfo(ctx).To().Method()
-		ctx, span := tracer.Start(ctx, service+"/"+method, oteltrace.WithSpanKind(oteltrace.SpanKindClient),
-			oteltrace.WithAttributes(semconv.RPCService(service), semconv.RPCMethod(method)))
-		defer span.End()
-		carrier := propagation.MapCarrier{}
-		otel.GetTextMapPropagator().Inject(ctx, carrier)
-		for key, value := range carrier {
-			ctx = metainfo.WithValue(ctx, key, value)
+// request is what tells an rpc-server where a call comes from.
+type request interface {
+	SetRequestID(*string)
+	SetTraceparent(*string)
+	SetTracestate(*string)
+}
+
+// traceCall begins the span of a call, its time in the queue and its retries included,
+// below that of its request, and has req tell the rpc-server of it. Where requests have no
+// spans, calls have none.
+func traceCall(ctx context.Context, m method, req request) (end func(error)) {
+	if !oteltrace.SpanContextFromContext(ctx).IsValid() {
+		return func(error) {}
+	}
+	ctx, span := tracer.Start(ctx, service+"/"+m.String(), oteltrace.WithSpanKind(oteltrace.SpanKindClient),
+		oteltrace.WithAttributes(semconv.RPCService(service), semconv.RPCMethod(m.String())))
+	carrier := propagation.MapCarrier{}
+	otel.GetTextMapPropagator().Inject(ctx, carrier)
+	for name, set := range map[string]func(*string){"traceparent": req.SetTraceparent, "tracestate": req.SetTracestate} {
+		if value, ok := carrier[name]; ok {
+			set(&value)
 		}
-		err := next(ctx, req, resp)
+	}
+	return func(err error) {
 		if err != nil {
 			span.SetStatus(codes.Error, err.Error())
 		}
-		return err
+		span.End()
 	}
 }

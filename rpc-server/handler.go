@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync/atomic"
 
 	"im/rpc-server/chat"
 	"im/rpc-server/kitex_gen/rpc"
@@ -14,75 +16,162 @@ import (
 type handler struct {
 	store   *chat.Store
 	maxText int
+	metrics *metrics
+	tracing bool
+	// maxInFlight is how many calls are served at a time. Any more are answered at once
+	// with Code UNAVAILABLE, so that what is being served keeps its speed. (Kitex's own
+	// limiter closes their connections.)
+	maxInFlight int64
+	inFlight    atomic.Int64
 }
 
 func (h *handler) Send(ctx context.Context, req *rpc.SendRequest) (*rpc.SendResponse, error) {
-	err := h.send(ctx, req)
-	code, msg := outcome(ctx, err)
-	return &rpc.SendResponse{Code: code, Msg: msg}, nil
+	return h.sends(ctx, req)[0], nil
 }
 
-func (h *handler) send(ctx context.Context, req *rpc.SendRequest) error {
+func (h *handler) SendMany(ctx context.Context, reqs []*rpc.SendRequest) ([]*rpc.SendResponse, error) {
+	return h.sends(ctx, reqs...), nil
+}
+
+func (h *handler) sends(ctx context.Context, reqs ...*rpc.SendRequest) []*rpc.SendResponse {
+	resps := make([]*rpc.SendResponse, len(reqs))
+	for i, a := range serve(ctx, h, "Send", reqs, h.message, h.store.Append) {
+		resps[i] = &rpc.SendResponse{Code: int32(a.code), Msg: a.msg}
+	}
+	return resps
+}
+
+func (h *handler) message(req *rpc.SendRequest) (chat.Message, error) {
 	if req == nil || req.Message == nil {
-		return errNoRequest
+		return chat.Message{}, errNoRequest
 	}
-	m, err := chat.NewMessage(req.Message.Chat, req.Message.Text, req.Message.Sender, req.Key, h.maxText)
-	if err != nil {
-		return err
-	}
-	_, err = h.store.Append(ctx, m)
-	return err
+	return chat.NewMessage(req.Message.Chat, req.Message.Text, req.Message.Sender, req.Key, h.maxText)
 }
 
 func (h *handler) Pull(ctx context.Context, req *rpc.PullRequest) (*rpc.PullResponse, error) {
-	page, err := h.pull(ctx, req)
-	code, msg := outcome(ctx, err)
-	resp := &rpc.PullResponse{Code: code, Msg: msg}
-	if err == nil {
+	page := func(ctx context.Context, qs ...chat.Query) []chat.Result[chat.Page] {
+		p, err := h.store.Page(ctx, qs[0])
+		return []chat.Result[chat.Page]{{Value: p, Err: err}}
+	}
+	return h.pulls(ctx, page, req)[0], nil
+}
+
+func (h *handler) PullMany(ctx context.Context, reqs []*rpc.PullRequest) ([]*rpc.PullResponse, error) {
+	return h.pulls(ctx, h.store.FirstParts, reqs...), nil
+}
+
+func (h *handler) pulls(ctx context.Context, read func(context.Context, ...chat.Query) []chat.Result[chat.Page], reqs ...*rpc.PullRequest) []*rpc.PullResponse {
+	resps := make([]*rpc.PullResponse, len(reqs))
+	for i, a := range serve(ctx, h, "Pull", reqs, query, read) {
+		resp := &rpc.PullResponse{Code: int32(a.code), Msg: a.msg}
+		resps[i] = resp
+		if a.code != rpc.Code_OK {
+			continue
+		}
+		page := &a.value
 		resp.HasMore, resp.NextCursor, resp.Total = &page.HasMore, &page.NextCursor, &page.Total
 		messages := make([]rpc.Message, len(page.Entries)) // at once: one by one they cost more
 		resp.Messages = make([]*rpc.Message, len(page.Entries))
-		for i, e := range page.Entries {
-			messages[i] = rpc.Message{Chat: req.Chat, Text: e.Text, Sender: e.Sender, SendTime: e.Time / 1e6}
-			resp.Messages[i] = &messages[i]
+		for n, e := range page.Entries {
+			messages[n] = rpc.Message{Chat: reqs[i].Chat, Text: e.Text, Sender: e.Sender, SendTime: e.Time / 1e6}
+			resp.Messages[n] = &messages[n]
 		}
 	}
-	return resp, nil
+	return resps
 }
 
-func (h *handler) pull(ctx context.Context, req *rpc.PullRequest) (chat.Page, error) {
+func query(req *rpc.PullRequest) (chat.Query, error) {
 	if req == nil {
-		return chat.Page{}, errNoRequest
+		return chat.Query{}, errNoRequest
 	}
-	q, err := chat.NewQuery(req.Chat, req.Cursor, req.Limit, req.GetReverse(), req.GetTotal())
-	if err != nil {
-		return chat.Page{}, err
-	}
-	return h.store.Page(ctx, q)
+	return chat.NewQuery(req.Chat, req.Cursor, req.Limit, req.GetReverse(), req.GetTotal())
 }
 
 // errNoRequest is the fault of a client built from another IDL: its argument has
 // another field id, so that nothing arrives.
 const errNoRequest = chat.InvalidError("the request is missing")
 
+var errOverload = fmt.Errorf("%w: as many calls as MAX_IN_FLIGHT allows are being served", chat.ErrUnavailable)
+
+// answer is what a call comes to.
+type answer[T any] struct {
+	value T
+	code  rpc.Code
+	msg   string // for the caller, empty with code OK
+}
+
+// serve answers calls of a method that came together: it parses each request, and has do
+// return a result for each that is valid, all at a time.
+func serve[Req request, In, Out any](ctx context.Context, h *handler, method string, reqs []Req,
+	parse func(Req) (In, error), do func(context.Context, ...In) []chat.Result[Out],
+) []answer[Out] {
+	admitted := h.admit(len(reqs))
+	defer h.inFlight.Add(int64(-admitted))
+	end := h.metrics.begin(method, len(reqs))
+	spans := make([]span, len(reqs))
+	results := make([]chat.Result[Out], len(reqs))
+	ins, places := make([]In, 0, admitted), make([]int, 0, admitted)
+	for i, req := range reqs {
+		if i >= admitted {
+			results[i].Err = errOverload
+			continue
+		}
+		in, err := parse(req)
+		if results[i].Err = err; h.tracing && err != errNoRequest {
+			spans[i].begin(requestContext(ctx, req), method, err == nil)
+		}
+		if err == nil {
+			ins, places = append(ins, in), append(places, i)
+		}
+	}
+	if len(ins) > 0 {
+		for i, result := range do(ctx, ins...) {
+			results[places[i]] = result
+		}
+	}
+	answers, codes := make([]answer[Out], len(reqs)), make([]rpc.Code, len(reqs))
+	for i, result := range results {
+		a := &answers[i]
+		a.value = result.Value
+		call := ctx
+		if err := result.Err; err != nil && err != errNoRequest {
+			call = requestContext(ctx, reqs[i]) // for the log
+		}
+		a.code, a.msg = outcome(call, result.Err)
+		codes[i] = a.code
+		spans[i].end(a.code)
+	}
+	end(codes)
+	return answers
+}
+
+// admit returns how many of n calls have room: the first ones of them are served.
+func (h *handler) admit(n int) int {
+	over := h.inFlight.Add(int64(n)) - h.maxInFlight
+	refused := int(min(max(0, over), int64(n)))
+	h.inFlight.Add(int64(-refused))
+	h.metrics.shed.Add(float64(refused))
+	return n - refused
+}
+
 // outcome turns an error into the Code and Msg of a response, and logs what is
 // not the caller's fault. Msg is for the caller, the log for the operator.
-func outcome(ctx context.Context, err error) (code int32, msg string) {
+func outcome(ctx context.Context, err error) (code rpc.Code, msg string) {
 	var invalid chat.InvalidError
 	switch {
 	case err == nil:
-		return int32(rpc.Code_OK), ""
+		return rpc.Code_OK, ""
 	case errors.As(err, &invalid):
 		slog.DebugContext(ctx, "refused", "err", err)
-		return int32(rpc.Code_INVALID), invalid.Error()
+		return rpc.Code_INVALID, invalid.Error()
 	case errors.Is(err, chat.ErrUnavailable):
 		slog.WarnContext(ctx, "unavailable", "err", err)
-		return int32(rpc.Code_UNAVAILABLE), "the store is unavailable"
+		return rpc.Code_UNAVAILABLE, "the store is unavailable"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		slog.WarnContext(ctx, "too late", "err", err)
-		return int32(rpc.Code_DEADLINE), "time ran out"
+		return rpc.Code_DEADLINE, "time ran out"
 	default:
 		slog.ErrorContext(ctx, "defect", "err", err)
-		return int32(rpc.Code_INTERNAL), "internal error"
+		return rpc.Code_INTERNAL, "internal error"
 	}
 }

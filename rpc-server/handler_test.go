@@ -55,7 +55,7 @@ func newRig(t testing.TB) rig {
 // connect serves h and gives a client of it.
 func connect(t testing.TB, h *handler) imservice.Client {
 	t.Helper()
-	return newClient(t, listen(t, h), client.WithMuxConnection(1))
+	return newClient(t, listen(t, h))
 }
 
 // newClient calls the server at address.
@@ -78,8 +78,6 @@ func listen(t testing.TB, h *handler) string {
 	exit := make(chan error)
 	srv := imservice.NewServer(h,
 		server.WithListener(listener),
-		server.WithTransHandlerFactory(transports()),
-		server.WithMiddleware(limit(maxInFlight, prometheus.NewCounter(prometheus.CounterOpts{Name: "shed"}))),
 		server.WithExitSignal(func() <-chan error { return exit }),
 		server.WithExitWaitTime(time.Millisecond),
 	)
@@ -96,10 +94,9 @@ func listen(t testing.TB, h *handler) string {
 func newHandler(t testing.TB) (*handler, *miniredis.Miniredis) {
 	t.Helper()
 	server := miniredis.RunT(t)
-	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000, 0)
-	require.NoError(t, err)
+	store := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000, 0)
 	t.Cleanup(func() { store.Close() }) // is an error if the test closed it
-	return &handler{store: store, maxText: maxText}, server
+	return &handler{store: store, maxText: maxText, metrics: newMetrics(prometheus.NewRegistry()), maxInFlight: maxInFlight}, server
 }
 
 // send sends over the connection.
@@ -332,13 +329,13 @@ func TestHandler_TimeThatRanOutIsADeadline(t *testing.T) {
 	}
 }
 
-// TestTransports_ServeEachKindOfConnection has clients of each kind at one
+// TestConnections_OfEachKindAreServed has clients of each kind at one
 // port, whose calls get their own answers.
-func TestTransports_ServeEachKindOfConnection(t *testing.T) {
+func TestConnections_OfEachKindAreServed(t *testing.T) {
 	h, _ := newHandler(t)
 	address := listen(t, h)
 	for name, kind := range map[string]client.Option{
-		"shared":   client.WithMuxConnection(1),
+		"shared":   client.WithMuxConnection(1), // as gateways of an older version have it
 		"TTHeader": client.WithTransportProtocol(transport.TTHeader),
 		"framed":   client.WithTransportProtocol(transport.Framed),
 		"buffered": client.WithTransportProtocol(transport.PurePayload),
@@ -366,36 +363,132 @@ func TestTransports_ServeEachKindOfConnection(t *testing.T) {
 func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	store, err := chat.Open(redis.UniversalOptions{Addrs: []string{silent.Addr().String()}}, patience, 1000, 0)
-	require.NoError(t, err)
-	t.Cleanup(func() { store.Close() })
-	r := rig{Client: connect(t, &handler{store: store, maxText: maxText})}
+	h, _ := newHandler(t)
+	h.store = chat.Open(redis.UniversalOptions{Addrs: []string{silent.Addr().String()}}, patience, 1000, 0)
+	t.Cleanup(func() { h.store.Close() })
+	r := rig{Client: connect(t, h)}
 
 	codes := make(chan int32)
-	for range maxInFlight {
-		go func() { // each page of more than the default is read over a connection of its own
-			resp, err := r.Pull(t.Context(), &rpc.PullRequest{Chat: "ann:zoe", Limit: chat.MaxLimit})
+	for range maxInFlight - 1 {
+		go func() {
+			resp, err := r.Pull(t.Context(), &rpc.PullRequest{Chat: "ann:zoe"})
 			assert.NoError(t, err)
 			codes <- resp.GetCode()
 		}()
 	}
-	var held []net.Conn
-	for range maxInFlight {
-		conn, err := silent.Accept()
-		require.NoError(t, err)
-		held = append(held, conn)
-	}
+	require.Eventually(t, func() bool { return h.inFlight.Load() == maxInFlight-1 }, patience, time.Millisecond)
+	many, err := r.PullMany(t.Context(), []*rpc.PullRequest{{}, {}, {Chat: "ann:zoe"}})
+	require.NoError(t, err)
+	assert.Equal(t, []rpc.Code{rpc.Code_INVALID, rpc.Code_UNAVAILABLE, rpc.Code_UNAVAILABLE}, codesOf(many), "one has room")
+	go func() {
+		resp, err := r.Pull(t.Context(), &rpc.PullRequest{Chat: "ann:zoe"})
+		assert.NoError(t, err)
+		codes <- resp.GetCode()
+	}()
+	require.Eventually(t, func() bool { return h.inFlight.Load() == maxInFlight }, patience, time.Millisecond)
 	assert.Empty(t, codes)
 	r.requireFails(t, "ann:zoe", rpc.Code_UNAVAILABLE, "the store is unavailable")
 
+	require.NoError(t, h.store.Close())
 	silent.Close()
-	for _, conn := range held {
-		conn.Close()
-	}
 	for range maxInFlight {
 		assert.Equal(t, int32(rpc.Code_UNAVAILABLE), <-codes)
 	}
 	assert.Equal(t, int32(rpc.Code_INVALID), r.pull(t, "").Code, "calls are served again")
+	assert.Zero(t, h.inFlight.Load())
+}
+
+// codesOf are the Codes of answers, in their order.
+func codesOf[Resp interface{ GetCode() int32 }](resps []Resp) []rpc.Code {
+	codes := make([]rpc.Code, len(resps))
+	for i, resp := range resps {
+		codes[i] = rpc.Code(resp.GetCode())
+	}
+	return codes
+}
+
+// TestMany_EachCallGetsItsOwnAnswer has, of one batch, calls of every kind: those that
+// fail leave the others alone.
+func TestMany_EachCallGetsItsOwnAnswer(t *testing.T) {
+	r := newRig(t)
+	one, other, foreign, long := newChat(), newChat(), newChat(), newChat()
+	require.NoError(t, r.redis.Set("chat:"+foreign, "another type"))
+	send := func(chat, text, key string) *rpc.SendRequest {
+		return &rpc.SendRequest{Message: &rpc.Message{Chat: chat, Sender: "ann", Text: text}, Key: &key}
+	}
+	sent, err := r.SendMany(t.Context(), []*rpc.SendRequest{
+		send(one, "1", "a"), send(one, "", "b"), send(foreign, "hello", "c"), send(one, strings.Repeat("a", maxText+1), "d"),
+		send(other, "2", "a"), {Message: &rpc.Message{Chat: "ann"}}, send(one, "1", "a"), send(one, "3", "e"),
+	})
+	require.NoError(t, err)
+	assert.Equal(t, []rpc.Code{
+		rpc.Code_OK, rpc.Code_INVALID, rpc.Code_INTERNAL, rpc.Code_INVALID,
+		rpc.Code_OK, rpc.Code_INVALID, rpc.Code_OK, rpc.Code_OK,
+	}, codesOf(sent))
+	assert.Equal(t, "text: is required", sent[1].Msg)
+	assert.Equal(t, "text: has 101 bytes, at most 100 are allowed", sent[3].Msg)
+
+	r.handler.maxText = 64 << 10
+	for range 2 {
+		require.Zero(t, r.send(t, long, "ann", strings.Repeat("a", 40<<10), nil).Code)
+	}
+	pulled, err := r.PullMany(t.Context(), []*rpc.PullRequest{{Chat: one}, {}, {Chat: foreign}, {Chat: long}, {Chat: other}, {Chat: long, Limit: 1}})
+	require.NoError(t, err)
+	assert.Equal(t, []rpc.Code{rpc.Code_OK, rpc.Code_INVALID, rpc.Code_INTERNAL, rpc.Code_OK, rpc.Code_OK, rpc.Code_OK}, codesOf(pulled))
+	texts := func(resp *rpc.PullResponse) (all []string) {
+		for _, m := range resp.Messages {
+			all = append(all, m.Text)
+		}
+		return all
+	}
+	assert.Equal(t, []string{"1", "3"}, texts(pulled[0]))
+	assert.Equal(t, []string{"2"}, texts(pulled[4]))
+	assert.Equal(t, one, pulled[0].Messages[0].Chat)
+	assert.Equal(t, other, pulled[4].Messages[0].Chat)
+	assert.Empty(t, pulled[3].Messages, "it is longer than fits in")
+	assert.True(t, pulled[3].GetHasMore())
+	assert.Len(t, pulled[5].Messages, 1)
+	assert.True(t, pulled[5].GetHasMore())
+	assert.Len(t, r.pull(t, long).Messages, 2, "alone it is read whole")
+}
+
+func TestMany_TakesNoneAndMissingOnesAndMoreThanAreAllowed(t *testing.T) {
+	r := newRig(t)
+	sent, err := r.SendMany(t.Context(), nil)
+	require.NoError(t, err)
+	assert.Empty(t, sent)
+	pulled, err := r.PullMany(t.Context(), []*rpc.PullRequest{})
+	require.NoError(t, err)
+	assert.Empty(t, pulled)
+
+	sent, err = r.handler.SendMany(t.Context(), []*rpc.SendRequest{nil, {}})
+	require.NoError(t, err)
+	missing := &rpc.SendResponse{Code: int32(rpc.Code_INVALID), Msg: "the request is missing"}
+	assert.Equal(t, []*rpc.SendResponse{missing, missing}, sent)
+	pulled, err = r.handler.PullMany(t.Context(), []*rpc.PullRequest{nil, {Chat: newChat()}})
+	require.NoError(t, err)
+	assert.Equal(t, []rpc.Code{rpc.Code_INVALID, rpc.Code_OK}, codesOf(pulled))
+
+	chat := newChat()
+	reqs := make([]*rpc.SendRequest, maxInFlight+2)
+	for i := range reqs {
+		reqs[i] = &rpc.SendRequest{Message: &rpc.Message{Chat: chat, Sender: "ann", Text: fmt.Sprint(i)}}
+	}
+	sent, err = r.SendMany(t.Context(), reqs)
+	require.NoError(t, err)
+	for i, code := range codesOf(sent) {
+		want := rpc.Code_OK
+		if i >= maxInFlight {
+			want = rpc.Code_UNAVAILABLE
+		}
+		assert.Equal(t, want, code, i)
+	}
+	page, err := r.Pull(t.Context(), &rpc.PullRequest{Chat: chat, Limit: 100})
+	require.NoError(t, err)
+	require.Len(t, page.Messages, maxInFlight, "what was refused is not stored")
+	for i, m := range page.Messages {
+		assert.Equal(t, fmt.Sprint(i), m.Text, "in the order of the requests")
+	}
 }
 
 func TestOutcome_IsOneCodeForEachKindOfError(t *testing.T) {
@@ -419,13 +512,13 @@ func TestOutcome_IsOneCodeForEachKindOfError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			code, msg := outcome(t.Context(), test.err)
-			assert.Equal(t, int32(test.code), code)
+			assert.Equal(t, test.code, code)
 			assert.Equal(t, test.msg, msg)
 		})
 	}
 }
 
-// BenchmarkHandler measures calls over a loopback connection that all share, with
+// BenchmarkHandler measures calls over loopback connections, with
 // the stand-in for Redis behind.
 func BenchmarkHandler(b *testing.B) {
 	r := newRig(b)

@@ -18,11 +18,8 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"github.com/cloudwego/gopkg/concurrency/gopool"
-	"github.com/cloudwego/kitex/pkg/gofunc"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/server"
-	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -70,10 +67,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, err := chat.Open(redis, cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
-	if err != nil {
-		return err
-	}
+	store := chat.Open(redis, cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
 	defer store.Close()
 	go inspectRedis(ctx, store)
 
@@ -88,24 +82,13 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer endTracing()
-	if err := netpoll.Configure(netpoll.Config{Runner: runNetpoll, LoadBalance: netpoll.RoundRobin}); err != nil {
-		return err
-	}
-	gofunc.GoFunc = gopool.CtxGo
-	options := []server.Option{
+	srv := imservice.NewServer(
+		&handler{store: store, maxText: cfg.MaxTextBytes, metrics: m, tracing: tracing, maxInFlight: int64(cfg.MaxInFlight)},
 		server.WithListener(listener),
-		server.WithMiddleware(m.observe),
-		server.WithMiddleware(limit(cfg.MaxInFlight, m.shed)),
 		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: service}),
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
 		server.WithExitWaitTime(cfg.DrainTimeout),
-		server.WithTransHandlerFactory(transports()),
-		server.WithMetaHandler(requestIDs{}),
-	}
-	if tracing {
-		options = append(options, server.WithMiddleware(traceCall))
-	}
-	srv := imservice.NewServer(&handler{store: store, maxText: cfg.MaxTextBytes}, options...)
+	)
 	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Stop()

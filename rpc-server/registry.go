@@ -14,6 +14,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"im/rpc-server/kitex_gen/rpc"
 )
 
 const (
@@ -88,7 +90,10 @@ func (r *registration) hold() error {
 		}
 	}
 	key := "kitex/registry-etcd/" + service + "/" + address
-	value, err := json.Marshal(map[string]any{"network": "tcp", "address": address, "weight": 10})
+	value, err := json.Marshal(map[string]any{
+		"network": "tcp", "address": address, "weight": 10,
+		"tags": map[string]string{rpc.TAG_BATCHES: "true"},
+	})
 	if err != nil {
 		return err
 	}

@@ -7,10 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/bytedance/gopkg/cloud/metainfo"
-	"github.com/cloudwego/kitex/pkg/endpoint"
-	"github.com/cloudwego/kitex/pkg/rpcinfo"
-	"github.com/cloudwego/kitex/pkg/utils"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/otel"
@@ -52,28 +48,21 @@ func newMetrics(registry *prometheus.Registry, more ...prometheus.Collector) *me
 	return m
 }
 
-// observe is the middleware that counts calls.
-func (m *metrics) observe(next endpoint.Endpoint) endpoint.Endpoint {
-	return func(ctx context.Context, req, resp any) error {
-		began := time.Now()
-		m.inFlight.Inc()
-		defer m.inFlight.Dec()
-		err := next(ctx, req, resp)
-		method := rpcinfo.GetRPCInfo(ctx).To().Method()
-		m.duration.WithLabelValues(method).Observe(time.Since(began).Seconds())
-		m.calls.WithLabelValues(method, codeOf(resp)).Inc()
-		return err
-	}
-}
-
-// codeOf names the Code of an answer.
-func codeOf(resp any) string {
-	if result, ok := resp.(utils.KitexResult); ok {
-		if answer, ok := result.GetResult().(interface{ GetCode() int32 }); ok {
-			return rpc.Code(answer.GetCode()).String()
+// begin counts n calls of a method that came together; end counts their answers.
+func (m *metrics) begin(method string, n int) (end func([]rpc.Code)) {
+	began := time.Now()
+	m.inFlight.Add(float64(n))
+	return func(codes []rpc.Code) {
+		m.inFlight.Sub(float64(n))
+		took, duration, answers := time.Since(began).Seconds(), m.duration.WithLabelValues(method), map[rpc.Code]int{}
+		for _, code := range codes {
+			duration.Observe(took)
+			answers[code]++
+		}
+		for code, n := range answers {
+			m.calls.WithLabelValues(method, code.String()).Add(float64(n))
 		}
 	}
-	return "none"
 }
 
 // traceTo makes spans of requests go where the OTEL_* variables say (OpenTelemetry
@@ -105,21 +94,40 @@ func traceTo(ctx context.Context) (on bool, end func(), err error) {
 // tracer makes the spans; before traceTo they are none.
 var tracer = otel.Tracer("im/rpc-server")
 
-// traceCall is the middleware that makes a call's span, below the one that its
-// caller tells of (W3C Trace Context).
-func traceCall(next endpoint.Endpoint) endpoint.Endpoint {
-	return func(ctx context.Context, req, resp any) error {
-		carrier := propagation.MapCarrier{}
-		for _, key := range otel.GetTextMapPropagator().Fields() {
-			carrier[key], _ = metainfo.GetValue(ctx, key)
-		}
-		ctx = otel.GetTextMapPropagator().Extract(ctx, carrier)
-		method := rpcinfo.GetRPCInfo(ctx).To().Method()
-		ctx, span := tracer.Start(ctx, service+"/"+method, oteltrace.WithSpanKind(oteltrace.SpanKindServer),
-			oteltrace.WithAttributes(semconv.RPCService(service), semconv.RPCMethod(method)))
-		defer span.End()
-		err := next(ctx, req, resp)
-		span.SetAttributes(attribute.String("rpc.response.code", codeOf(resp)))
-		return err
+// request is what each request says of where it comes from.
+type request interface {
+	GetRequestID() string
+	GetTraceparent() string
+	GetTracestate() string
+}
+
+// requestContext is the context of one of several calls: it has the id of its request,
+// and the span that it is below (W3C Trace Context).
+func requestContext(ctx context.Context, req request) context.Context {
+	if id := req.GetRequestID(); id != "" {
+		ctx = context.WithValue(ctx, requestIDKey{}, id)
+	}
+	return otel.GetTextMapPropagator().Extract(ctx, propagation.MapCarrier{"traceparent": req.GetTraceparent(), "tracestate": req.GetTracestate()})
+}
+
+// span is that of a call and, below it, that of Redis's work for it. The zero value is
+// none.
+type span struct{ call, redis oteltrace.Span }
+
+func (s *span) begin(ctx context.Context, method string, asksRedis bool) {
+	ctx, s.call = tracer.Start(ctx, service+"/"+method, oteltrace.WithSpanKind(oteltrace.SpanKindServer),
+		oteltrace.WithAttributes(semconv.RPCService(service), semconv.RPCMethod(method)))
+	if asksRedis {
+		_, s.redis = tracer.Start(ctx, method, oteltrace.WithSpanKind(oteltrace.SpanKindClient), oteltrace.WithAttributes(semconv.DBSystemNameRedis))
+	}
+}
+
+func (s *span) end(code rpc.Code) {
+	if s.redis != nil {
+		s.redis.End()
+	}
+	if s.call != nil {
+		s.call.SetAttributes(attribute.String("rpc.response.code", code.String()))
+		s.call.End()
 	}
 }

@@ -38,8 +38,8 @@ func newMetrics() *metrics {
 // Collectors gives what is to be known of the store's work, for a registry of
 // Prometheus.
 func (s *Store) Collectors() []prometheus.Collector {
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for their pipeline."},
-		func() float64 { return float64(s.appends.Len()) })
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for Redis or its replicas."},
+		func() float64 { return float64(s.appends.waiting()) })
 	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, waiting, pools{s}}
 }
 

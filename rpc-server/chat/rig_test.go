@@ -35,14 +35,19 @@ func newRig(t testing.TB, addrs string, timeout time.Duration) rig {
 
 func newRigWith(t testing.TB, o redis.UniversalOptions, timeout time.Duration, maxQueued, replicas int) rig {
 	t.Helper()
-	store, err := Open(o, timeout, maxQueued, replicas)
-	require.NoError(t, err)
+	store := Open(o, timeout, maxQueued, replicas)
 	client := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: o.Addrs, MasterName: o.MasterName, ReadTimeout: patience})
 	t.Cleanup(func() {
 		store.Close() // is an error if the test closed it
 		client.Close()
 	})
 	return rig{store, strings.Join(o.Addrs, ","), client}
+}
+
+// Append appends a single message.
+func (s rig) Append(ctx context.Context, m Message) (int64, error) {
+	result := s.Store.Append(ctx, m)[0]
+	return result.Value, result.Err
 }
 
 // onBoth runs test on the stand-in and on a real Redis.

@@ -3,42 +3,27 @@ package chat
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
-)
-
-// waiting is how many messages wait for replicas of one master at a time: each holds a
-// connection. On two cores 64 of them carry 1.8 times the messages of 20, and hardly
-// fewer than 128.
-const waiting = 64
-
-// maxRedirects is how often a message follows a chat that moves between the masters of a
-// Redis Cluster.
-const maxRedirects = 3
-
-var (
-	// errFewReplicas is why a message is not acknowledged that too few replicas have. It
-	// is stored; whoever sends it again waits again.
-	errFewReplicas = errors.New("too few replicas have the message")
-	errQueueFull   = errors.New("as many messages as may wait for replicas do")
 )
 
 // servers are those that take writes: one Redis, which Sentinel may choose, or the
 // masters of a Redis Cluster.
 type servers interface {
 	io.Closer
-	// master is the one that has key.
+	// several reports whether there may be more than one.
+	several() bool
+	// master returns the one that has key.
 	master(ctx context.Context, key string) (*redis.Client, error)
-	// redirected is the one that a reply of another names as having the key; ok is false
-	// for a reply that names none. Where asking, it has to be told that it is asked.
-	redirected(ctx context.Context, reply error) (server *redis.Client, asking, ok bool)
-	// each calls f with each of them, concurrently, and gives the first error.
+	// redirected returns the server to which a command for key goes that another one
+	// answered with err; ok is false for an err that is final. Where asking, it must be
+	// told ASKING before.
+	redirected(ctx context.Context, key string, err error) (server *redis.Client, asking, ok bool)
+	// each calls f with each of them, concurrently, and returns the first error.
 	each(ctx context.Context, f func(context.Context, *redis.Client) error) error
 }
 
@@ -59,9 +44,11 @@ func connect(o redis.UniversalOptions, h hook) (redis.UniversalClient, servers) 
 
 type single struct{ *redis.Client }
 
+func (s single) several() bool { return false }
+
 func (s single) master(context.Context, string) (*redis.Client, error) { return s.Client, nil }
 
-func (s single) redirected(context.Context, error) (server *redis.Client, asking, ok bool) {
+func (s single) redirected(context.Context, string, error) (server *redis.Client, asking, ok bool) {
 	return nil, false, false
 }
 
@@ -80,6 +67,8 @@ type cluster struct {
 	others map[string]*redis.Client
 }
 
+func (c *cluster) several() bool { return true }
+
 func (c *cluster) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,12 +83,17 @@ func (c *cluster) master(ctx context.Context, key string) (*redis.Client, error)
 	return c.MasterForKey(ctx, key)
 }
 
-func (c *cluster) redirected(ctx context.Context, reply error) (server *redis.Client, asking, ok bool) {
-	addr, moved := redis.IsMovedError(reply)
+func (c *cluster) redirected(ctx context.Context, key string, err error) (server *redis.Client, asking, ok bool) {
+	addr, moved := redis.IsMovedError(err)
 	if moved {
 		c.ReloadState(ctx)
-	} else if addr, asking = redis.IsAskError(reply); !asking {
-		return nil, false, false
+	} else if addr, asking = redis.IsAskError(err); !asking {
+		// A connection that broke says nothing of the master; one that takes too long does.
+		if timeout := net.Error(nil); isReply(err) || errors.As(err, &timeout) && timeout.Timeout() {
+			return nil, false, false
+		}
+		server, err = c.master(ctx, key)
+		return server, false, err == nil
 	}
 	if colon := strings.LastIndexByte(addr, ':'); colon > 0 && addr[0] != '[' { // an IPv6 address comes without brackets
 		addr = net.JoinHostPort(addr[:colon], addr[colon+1:])
@@ -134,58 +128,14 @@ func (r reload) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 }
 
 func (r reload) after(ctx context.Context, err error) error {
-	if reply := redis.Error(nil); err != nil && !errors.As(err, &reply) {
+	if err != nil && !isReply(err) {
 		r.cluster.ReloadState(ctx)
 	}
 	return err
 }
 
-// replicated runs scripts, each on a connection of its own, where it then waits until
-// replicas have what the script wrote.
-type replicated struct {
-	servers
-	hook     hook
-	replicas int
-	patience time.Duration // of the wait; after it the connection can be used again
-	queue    chan struct{} // of those that wait
-}
-
-// Len is how many wait.
-func (r replicated) Len() int { return len(r.queue) }
-
-// Process runs a script with one key, as eval makes it. The error is the script's or
-// wraps errFewReplicas.
-func (r replicated) Process(ctx context.Context, script redis.Cmder) error {
-	select {
-	case r.queue <- struct{}{}:
-		defer func() { <-r.queue }()
-	default:
-		return errQueueFull
-	}
-	server, err := r.master(ctx, script.Args()[3].(string))
-	if err != nil {
-		return err
-	}
-	asking := false
-	for range maxRedirects + 1 {
-		pipe := server.Pipeline()
-		if asking {
-			pipe.Do(ctx, "asking")
-		}
-		pipe.Process(ctx, script)
-		waited := redis.NewIntCmd(ctx, "wait", r.replicas, max(1, r.patience.Milliseconds()))
-		pipe.Process(ctx, waited)
-		if _, err = pipe.Exec(ctx); err == nil {
-			if waited.Val() < int64(r.replicas) {
-				r.hook.failures.WithLabelValues(r.hook.client).Inc()
-				return fmt.Errorf("%w: %d of %d", errFewReplicas, waited.Val(), r.replicas)
-			}
-			return nil
-		}
-		var redirected bool
-		if server, asking, redirected = r.redirected(ctx, script.Err()); !redirected {
-			return err
-		}
-	}
-	return err
+// isReply reports whether err is what a Redis answered.
+func isReply(err error) bool {
+	reply := redis.Error(nil)
+	return errors.As(err, &reply)
 }

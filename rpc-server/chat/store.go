@@ -12,9 +12,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"go.opentelemetry.io/otel"
-	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // MaxPageBytes is how many bytes of members a page may hold; one with a longer
@@ -36,9 +33,6 @@ var errSlow = errors.New("no answer within the timeout")
 const (
 	// firstBytes bounds the first part.
 	firstBytes = 64 << 10
-	// sharedLimit is the most messages that a page may ask for whose first part is
-	// read along with those of others.
-	sharedLimit = 100
 	// partBytes is about as much as each other part has.
 	partBytes = 256 << 10
 	// partLimit is the most messages that it has, and so a bound on what is read in
@@ -67,30 +61,13 @@ var (
 // script is one that Redis keeps under its hash, until it is restarted.
 type script struct{ source, hash string }
 
-var tracer = otel.Tracer("im/rpc-server/chat")
-
-// traceCall begins a span of a call to Redis below the one in ctx; without one there
-// is none, which costs nothing.
-func traceCall(ctx context.Context, name string) (context.Context, trace.Span) {
-	if above := trace.SpanFromContext(ctx); !above.SpanContext().IsValid() {
-		return ctx, above
-	}
-	return tracer.Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(semconv.DBSystemNameRedis))
-}
-
 // Store keeps one sorted set a room: the score is the send time, the member is
 // the message. It is safe for concurrent use.
 type Store struct {
 	timeout time.Duration
 	// Sends and pulls have a client each, so that a large page never delays a send.
-	sends, pulls redis.UniversalClient
-	servers      servers // of sends
-	// appends and pages let concurrent calls share a pipeline, and so a system call
-	// and, of appends, one flush of Redis's append-only file. A batch whose connection
-	// breaks is sent again: only what may run twice may ride in it. Where replicas are
-	// waited for, each append is on its own instead.
-	appends, pages queue
-	replicas       int
+	sends, pulls   redis.UniversalClient
+	appends, pages *pipelines
 	tries          int      // of a ping
 	refusals       []string // how replies begin by which Redis says that it will not serve for now
 	metrics        *metrics
@@ -102,59 +79,31 @@ type Store struct {
 // Open prepares a store in the Redis that o leads to: one server, the master that
 // Sentinel names if o has a MasterName, or a Redis Cluster if it has several Addrs.
 // Each call, and each read and write of a connection, may take timeout; at most
-// maxQueued messages, and as many pages, wait for their turn, and more are refused
+// maxQueue messages, and as many pages, wait for a master, and more are refused
 // with ErrUnavailable. A message counts as stored once so many replicas have it, too;
 // with 0, once the master has. Open does not wait for Redis; Ping tells whether it
 // answers.
-func Open(o redis.UniversalOptions, timeout time.Duration, maxQueued, replicas int) (*Store, error) {
+func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas int) *Store {
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
-	s := &Store{timeout: timeout, replicas: replicas, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages)}
-	s.pulls, _ = connect(o, hook{"pulls", s.metrics})
-	if replicas > 0 {
-		o.PoolSize, o.PipelinePoolSize = waiting, -1 // one pool for all
+	s := &Store{timeout: timeout, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages)}
+	open := func(name string, replicas int) (redis.UniversalClient, *pipelines) {
+		h := hook{name, s.metrics}
+		client, servers := connect(o, h)
+		return client, &pipelines{servers: servers, hook: h, timeout: timeout, maxQueue: maxQueue, replicas: replicas, lines: map[string]*line{}}
 	}
-	sends := hook{"sends", s.metrics}
-	s.sends, s.servers = connect(o, sends)
-	if _, ok := s.servers.(*cluster); ok {
+	s.sends, s.appends = open("sends", replicas)
+	s.pulls, s.pages = open("pulls", 0)
+	if s.appends.several() {
 		s.tries = 3 // each asks another master
 		s.refusals = append(slices.Clone(refusals), "ASK", "MOVED")
 	}
-	options := &redis.AutoPipelineOptions{MaxQueuedCommands: maxQueued}
-	pages, err := s.pulls.AsyncAutoPipelineWithOptions(options)
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	s.pages = shared{pages}
-	if replicas > 0 {
-		s.appends = replicated{s.servers, sends, replicas, timeout / 3, make(chan struct{}, maxQueued)}
-		return s, nil
-	}
-	appends, err := s.sends.AsyncAutoPipelineWithOptions(options)
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	s.appends = shared{appends}
-	return s, nil
+	return s
 }
 
-// queue is where commands wait for their turn.
-type queue interface {
-	executor
-	Len() int // how many wait
-}
-
-// shared sends commands along with those of other callers.
-type shared struct{ *redis.AutoPipeliner }
-
-// Process gives up when ctx ends; the command may be executed nevertheless.
-func (s shared) Process(ctx context.Context, cmd redis.Cmder) error {
-	return s.Submit(ctx, cmd).WaitContext(ctx)
-}
-
-// Close closes the connections. What waits is sent first.
-func (s *Store) Close() error { return errors.Join(s.servers.Close(), s.pulls.Close()) }
+// Close closes the connections. What waits fails.
+func (s *Store) Close() error { return errors.Join(s.appends.Close(), s.pages.Close()) }
 
 // Ping tells whether Redis answers; of a Redis Cluster, any master. The error wraps
 // ErrUnavailable, or is what a Redis says that wants another password.
@@ -174,56 +123,60 @@ func (s *Store) ping(ctx context.Context) error {
 	return s.failure(ctx, s.sends.Ping(ctx).Err())
 }
 
-// Append stores m at the end of its room and gives its send time in microseconds
-// since the Unix epoch. When it returns, Redis has the message as durable as its
-// configuration says, and so have as many replicas as are waited for. A message already
-// there stays as it is.
-//
-// The error wraps ErrUnavailable, is that of ctx, or is a defect; the message
-// may have been stored all the same.
-func (s *Store) Append(ctx context.Context, m Message) (int64, error) {
-	s.sent.Add(1)
-	ctx, span := traceCall(ctx, "append")
-	defer span.End()
+// Result is what came of one of several calls that are made at a time.
+type Result[T any] struct {
+	Value T
+	// Err wraps ErrUnavailable, is that of the context, or is a defect; nil is success.
+	Err error
+}
+
+// Append stores each of ms at the end of its room and returns their send times, in
+// microseconds since the Unix epoch. When it returns, Redis has each message without an
+// error as durable as its configuration says, and so have as many replicas as are waited
+// for. A message already there stays as it is. One with an error may have been stored
+// all the same.
+func (s *Store) Append(ctx context.Context, ms ...Message) []Result[int64] {
+	s.sent.Add(int64(len(ms)))
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	reply, err := eval(ctx, s.appends, redis.NewStringCmd, appendScript, m.room.key(), appendMember(nil, m), s.replicas)
-	if err != nil {
-		return 0, s.failure(ctx, err)
+	commands := make([]*command, len(ms))
+	for i, m := range ms {
+		commands[i] = newCommand(redis.NewStringCmd, appendScript, m.room.key(), appendMember(nil, m), s.appends.replicas)
 	}
-	return strconv.ParseInt(reply.Val(), 10, 64)
+	results := make([]Result[int64], len(ms))
+	for i, err := range s.appends.run(ctx, commands) {
+		if results[i].Err = s.failure(ctx, err); err == nil {
+			results[i].Value, results[i].Err = strconv.ParseInt(commands[i].cmd.(*redis.StringCmd).Val(), 10, 64)
+		}
+	}
+	return results
 }
 
-// executor is a client of Redis, or a queue of one.
-type executor interface {
-	Process(context.Context, redis.Cmder) error
-}
-
-// eval runs a script, which Redis may not know yet.
-func eval[Cmd redis.Cmder](ctx context.Context, on executor, newCmd func(context.Context, ...any) Cmd, s script, key string, args ...any) (Cmd, error) {
-	cmd := newCmd(ctx, append([]any{"evalsha", s.hash, 1, key}, args...)...)
-	err := on.Process(ctx, cmd)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		cmd = newCmd(ctx, append([]any{"eval", s.source, 1, key}, args...)...)
-		err = on.Process(ctx, cmd)
+// FirstParts reads the pages that qs ask for, or as many bytes of them as may ride along
+// with others: one that is longer has HasMore and no Entries, and Page reads it.
+func (s *Store) FirstParts(ctx context.Context, qs ...Query) []Result[Page] {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	results := make([]Result[Page], len(qs))
+	for i, part := range s.firstParts(ctx, qs) {
+		if part.Err == nil && part.Value.goesOn(qs[i]) {
+			part.Value.Entries = nil
+		}
+		results[i] = Result[Page]{part.Value.Page, part.Err}
 	}
-	return cmd, err
+	return results
 }
 
 // Page reads what q asks for, as it is at one instant: positions never change. The
 // error wraps ErrUnavailable, is that of ctx, or is a defect.
 func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
-	ctx, span := traceCall(ctx, "page")
-	defer span.End()
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	sent := s.sent.Load()
-	p, size, err := s.firstPart(ctx, q)
-	more := func() bool {
-		return err == nil && p.HasMore && int64(len(p.Entries)) < q.limit && size < MaxPageBytes
-	}
-	if !more() {
-		return p, err
+	first := s.firstParts(ctx, []Query{q})[0]
+	p, err := first.Value, first.Err
+	if err != nil || !p.goesOn(q) {
+		return p.Page, err
 	}
 	select {
 	case s.large <- struct{}{}:
@@ -231,78 +184,96 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	case <-ctx.Done():
 		return Page{}, s.failure(ctx, ctx.Err())
 	}
-	for more() {
+	for err == nil && p.goesOn(q) {
 		if before := sent; before != s.sent.Load() {
 			time.Sleep(partRest)
 			sent = s.sent.Load()
 		}
-		size, err = s.nextPart(ctx, q, &p, size)
+		err = s.nextPart(ctx, q, &p)
 	}
-	return p, err
+	return p.Page, err
 }
 
-// firstPart reads firstBytes at most, but at least one message, and gives their size.
-func (s *Store) firstPart(ctx context.Context, q Query) (p Page, size int, err error) {
-	var on executor = s.pages
-	if q.limit > sharedLimit {
-		on = s.pulls
+// part is the beginning of a page, with the size of its members in bytes.
+type part struct {
+	Page
+	size int
+}
+
+// goesOn reports whether there is more of the page that q asks for.
+func (p *part) goesOn(q Query) bool {
+	return p.HasMore && int64(len(p.Entries)) < q.limit && p.size < MaxPageBytes
+}
+
+// firstParts reads firstBytes of each page at most, but at least one message.
+func (s *Store) firstParts(ctx context.Context, qs []Query) []Result[part] {
+	commands := make([]*command, len(qs))
+	for i, q := range qs {
+		commands[i] = newCommand(redis.NewStringSliceCmd, pageScript, q.room.key(),
+			min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), firstBytes)
 	}
-	cmd, err := eval(ctx, on, redis.NewStringSliceCmd, pageScript, q.room.key(),
-		min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), firstBytes)
-	if err != nil {
-		return Page{}, 0, s.failure(ctx, err)
+	results := make([]Result[part], len(qs))
+	for i, err := range s.pages.run(ctx, commands) {
+		if results[i].Err = s.failure(ctx, err); err == nil {
+			results[i].Value, results[i].Err = firstPart(qs[i], commands[i].cmd.(*redis.StringSliceCmd).Val())
+		}
 	}
-	reply := cmd.Val()
-	p = Page{Entries: make([]Entry, 0, len(reply)/2)}
+	return results
+}
+
+// firstPart reads the reply of the page's script.
+func firstPart(q Query, reply []string) (p part, err error) {
+	p.Entries = make([]Entry, 0, len(reply)/2)
 	if p.Total, err = strconv.ParseInt(reply[0], 10, 64); err != nil {
-		return Page{}, 0, err
+		return part{}, err
 	}
 	for i := 1; i < len(reply); i += 2 {
 		e, err := parseEntry(reply[i], reply[i+1])
 		if err != nil {
-			return Page{}, 0, err
+			return part{}, err
 		}
 		p.Entries = append(p.Entries, e)
-		size += len(reply[i])
+		p.size += len(reply[i])
 	}
 	p.NextCursor = q.cursor + int64(len(p.Entries))
 	p.HasMore = p.NextCursor < p.Total
-	return p, size, nil
+	return p, nil
 }
 
-// nextPart reads on where p, of that size, ends, and gives its new size, which is
-// MaxPageBytes or more where nothing else may follow.
-func (s *Store) nextPart(ctx context.Context, q Query, p *Page, size int) (int, error) {
-	n := int64(min(partLimit, max(1, partBytes*len(p.Entries)/size))) // by the average of those before
+// nextPart reads on where p ends. Where nothing else may follow, p has MaxPageBytes or
+// more then.
+func (s *Store) nextPart(ctx context.Context, q Query, p *part) error {
+	n := int64(min(partLimit, max(1, partBytes*len(p.Entries)/p.size))) // by the average of those before
 	first := p.NextCursor
 	last := min(first+n, q.cursor+q.limit, p.Total) - 1
 	if q.reverse {
 		first, last = p.Total-1-last, p.Total-1-first
 	}
-	part, err := s.pulls.ZRangeWithScores(ctx, q.room.key(), first, last).Result()
+	more, err := s.pulls.ZRangeWithScores(ctx, q.room.key(), first, last).Result()
 	if err != nil {
-		return 0, s.failure(ctx, err)
+		return s.failure(ctx, err)
 	}
-	if len(part) == 0 { // Redis lost what was there a moment ago: the page ends
-		return MaxPageBytes, nil
+	if len(more) == 0 { // Redis lost what was there a moment ago: the page ends
+		p.size = MaxPageBytes
+		return nil
 	}
 	if q.reverse {
-		slices.Reverse(part)
+		slices.Reverse(more)
 	}
-	for _, z := range part {
+	for _, z := range more {
 		member := z.Member.(string)
-		if size += len(member); size > MaxPageBytes {
+		if p.size += len(member); p.size > MaxPageBytes {
 			break
 		}
 		e, err := scoredEntry(member, z.Score)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		p.Entries = append(p.Entries, e)
 	}
 	p.NextCursor = q.cursor + int64(len(p.Entries))
 	p.HasMore = p.NextCursor < p.Total
-	return size, nil
+	return nil
 }
 
 // key names the sorted set of a room.
@@ -323,7 +294,7 @@ func (s *Store) failure(ctx context.Context, err error) error {
 			return err
 		}
 	}
-	if reply := redis.Error(nil); errors.As(err, &reply) && !slices.ContainsFunc(s.refusals, func(prefix string) bool { return redis.HasErrorPrefix(reply, prefix) }) {
+	if isReply(err) && !slices.ContainsFunc(s.refusals, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) }) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -365,7 +336,7 @@ func (d Durability) Weak() []string {
 func (s *Store) Durability(ctx context.Context) (Durability, error) {
 	var mu sync.Mutex
 	d := Durability{}
-	err := s.servers.each(ctx, func(ctx context.Context, server *redis.Client) error {
+	err := s.appends.each(ctx, func(ctx context.Context, server *redis.Client) error {
 		for _, setting := range durable {
 			config, err := server.ConfigGet(ctx, setting.name).Result()
 			if err != nil {
@@ -379,7 +350,7 @@ func (s *Store) Durability(ctx context.Context) (Durability, error) {
 		}
 		return nil
 	})
-	if reply := redis.Error(nil); err != nil && (len(d) < len(durable) || errors.As(err, &reply)) {
+	if err != nil && (len(d) < len(durable) || isReply(err)) {
 		return nil, err
 	}
 	return d, nil

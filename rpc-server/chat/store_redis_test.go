@@ -247,7 +247,7 @@ func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
 	}
 	err := <-ended
 	require.ErrorIs(t, err, ErrUnavailable)
-	require.ErrorIs(t, err, redis.ErrAutoPipelineQueueFull)
+	require.ErrorIs(t, err, errQueueFull)
 
 	server.thaw(t)
 	require.NoError(t, <-ended)

@@ -19,6 +19,7 @@ var _ = context.Background
 var _ = time.Now
 var _ = bytes.Equal
 
+const TAG_BATCHES = "batches"
 
 func init() {
 }

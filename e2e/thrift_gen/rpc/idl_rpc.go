@@ -297,9 +297,15 @@ func (p *Message) String() string {
 // Attributes:
 //  - Message
 //  - Key
+//  - RequestID
+//  - Traceparent
+//  - Tracestate
 type SendRequest struct {
   Message *Message `thrift:"message,1,required" db:"message" json:"message"`
   Key *string `thrift:"Key,2" db:"Key" json:"Key,omitempty"`
+  RequestID *string `thrift:"RequestID,3" db:"RequestID" json:"RequestID,omitempty"`
+  Traceparent *string `thrift:"Traceparent,4" db:"Traceparent" json:"Traceparent,omitempty"`
+  Tracestate *string `thrift:"Tracestate,5" db:"Tracestate" json:"Tracestate,omitempty"`
 }
 
 func NewSendRequest() *SendRequest {
@@ -320,12 +326,45 @@ func (p *SendRequest) GetKey() string {
   }
 return *p.Key
 }
+var SendRequest_RequestID_DEFAULT string
+func (p *SendRequest) GetRequestID() string {
+  if !p.IsSetRequestID() {
+    return SendRequest_RequestID_DEFAULT
+  }
+return *p.RequestID
+}
+var SendRequest_Traceparent_DEFAULT string
+func (p *SendRequest) GetTraceparent() string {
+  if !p.IsSetTraceparent() {
+    return SendRequest_Traceparent_DEFAULT
+  }
+return *p.Traceparent
+}
+var SendRequest_Tracestate_DEFAULT string
+func (p *SendRequest) GetTracestate() string {
+  if !p.IsSetTracestate() {
+    return SendRequest_Tracestate_DEFAULT
+  }
+return *p.Tracestate
+}
 func (p *SendRequest) IsSetMessage() bool {
   return p.Message != nil
 }
 
 func (p *SendRequest) IsSetKey() bool {
   return p.Key != nil
+}
+
+func (p *SendRequest) IsSetRequestID() bool {
+  return p.RequestID != nil
+}
+
+func (p *SendRequest) IsSetTraceparent() bool {
+  return p.Traceparent != nil
+}
+
+func (p *SendRequest) IsSetTracestate() bool {
+  return p.Tracestate != nil
 }
 
 func (p *SendRequest) Read(ctx context.Context, iprot thrift.TProtocol) error {
@@ -356,6 +395,36 @@ func (p *SendRequest) Read(ctx context.Context, iprot thrift.TProtocol) error {
     case 2:
       if fieldTypeId == thrift.STRING {
         if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 3:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField3(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 4:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField4(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 5:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField5(ctx, iprot); err != nil {
           return err
         }
       } else {
@@ -398,12 +467,42 @@ func (p *SendRequest)  ReadField2(ctx context.Context, iprot thrift.TProtocol) e
   return nil
 }
 
+func (p *SendRequest)  ReadField3(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 3: ", err)
+} else {
+  p.RequestID = &v
+}
+  return nil
+}
+
+func (p *SendRequest)  ReadField4(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 4: ", err)
+} else {
+  p.Traceparent = &v
+}
+  return nil
+}
+
+func (p *SendRequest)  ReadField5(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 5: ", err)
+} else {
+  p.Tracestate = &v
+}
+  return nil
+}
+
 func (p *SendRequest) Write(ctx context.Context, oprot thrift.TProtocol) error {
   if err := oprot.WriteStructBegin(ctx, "SendRequest"); err != nil {
     return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
   if p != nil {
     if err := p.writeField1(ctx, oprot); err != nil { return err }
     if err := p.writeField2(ctx, oprot); err != nil { return err }
+    if err := p.writeField3(ctx, oprot); err != nil { return err }
+    if err := p.writeField4(ctx, oprot); err != nil { return err }
+    if err := p.writeField5(ctx, oprot); err != nil { return err }
   }
   if err := oprot.WriteFieldStop(ctx); err != nil {
     return thrift.PrependError("write field stop error: ", err) }
@@ -435,6 +534,42 @@ func (p *SendRequest) writeField2(ctx context.Context, oprot thrift.TProtocol) (
   return err
 }
 
+func (p *SendRequest) writeField3(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetRequestID() {
+    if err := oprot.WriteFieldBegin(ctx, "RequestID", thrift.STRING, 3); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 3:RequestID: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.RequestID)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.RequestID (3) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 3:RequestID: ", p), err) }
+  }
+  return err
+}
+
+func (p *SendRequest) writeField4(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTraceparent() {
+    if err := oprot.WriteFieldBegin(ctx, "Traceparent", thrift.STRING, 4); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 4:Traceparent: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Traceparent)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Traceparent (4) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 4:Traceparent: ", p), err) }
+  }
+  return err
+}
+
+func (p *SendRequest) writeField5(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTracestate() {
+    if err := oprot.WriteFieldBegin(ctx, "Tracestate", thrift.STRING, 5); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 5:Tracestate: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Tracestate)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Tracestate (5) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 5:Tracestate: ", p), err) }
+  }
+  return err
+}
+
 func (p *SendRequest) Equals(other *SendRequest) bool {
   if p == other {
     return true
@@ -447,6 +582,24 @@ func (p *SendRequest) Equals(other *SendRequest) bool {
       return false
     }
     if (*p.Key) != (*other.Key) { return false }
+  }
+  if p.RequestID != other.RequestID {
+    if p.RequestID == nil || other.RequestID == nil {
+      return false
+    }
+    if (*p.RequestID) != (*other.RequestID) { return false }
+  }
+  if p.Traceparent != other.Traceparent {
+    if p.Traceparent == nil || other.Traceparent == nil {
+      return false
+    }
+    if (*p.Traceparent) != (*other.Traceparent) { return false }
+  }
+  if p.Tracestate != other.Tracestate {
+    if p.Tracestate == nil || other.Tracestate == nil {
+      return false
+    }
+    if (*p.Tracestate) != (*other.Tracestate) { return false }
   }
   return true
 }
@@ -612,12 +765,18 @@ func (p *SendResponse) String() string {
 //  - Limit
 //  - Reverse
 //  - Total
+//  - RequestID
+//  - Traceparent
+//  - Tracestate
 type PullRequest struct {
   Chat string `thrift:"Chat,1,required" db:"Chat" json:"Chat"`
   Cursor int64 `thrift:"Cursor,2,required" db:"Cursor" json:"Cursor"`
   Limit int32 `thrift:"Limit,3,required" db:"Limit" json:"Limit"`
   Reverse *bool `thrift:"Reverse,4" db:"Reverse" json:"Reverse,omitempty"`
   Total *int64 `thrift:"Total,5" db:"Total" json:"Total,omitempty"`
+  RequestID *string `thrift:"RequestID,6" db:"RequestID" json:"RequestID,omitempty"`
+  Traceparent *string `thrift:"Traceparent,7" db:"Traceparent" json:"Traceparent,omitempty"`
+  Tracestate *string `thrift:"Tracestate,8" db:"Tracestate" json:"Tracestate,omitempty"`
 }
 
 func NewPullRequest() *PullRequest {
@@ -650,12 +809,45 @@ func (p *PullRequest) GetTotal() int64 {
   }
 return *p.Total
 }
+var PullRequest_RequestID_DEFAULT string
+func (p *PullRequest) GetRequestID() string {
+  if !p.IsSetRequestID() {
+    return PullRequest_RequestID_DEFAULT
+  }
+return *p.RequestID
+}
+var PullRequest_Traceparent_DEFAULT string
+func (p *PullRequest) GetTraceparent() string {
+  if !p.IsSetTraceparent() {
+    return PullRequest_Traceparent_DEFAULT
+  }
+return *p.Traceparent
+}
+var PullRequest_Tracestate_DEFAULT string
+func (p *PullRequest) GetTracestate() string {
+  if !p.IsSetTracestate() {
+    return PullRequest_Tracestate_DEFAULT
+  }
+return *p.Tracestate
+}
 func (p *PullRequest) IsSetReverse() bool {
   return p.Reverse != nil
 }
 
 func (p *PullRequest) IsSetTotal() bool {
   return p.Total != nil
+}
+
+func (p *PullRequest) IsSetRequestID() bool {
+  return p.RequestID != nil
+}
+
+func (p *PullRequest) IsSetTraceparent() bool {
+  return p.Traceparent != nil
+}
+
+func (p *PullRequest) IsSetTracestate() bool {
+  return p.Tracestate != nil
 }
 
 func (p *PullRequest) Read(ctx context.Context, iprot thrift.TProtocol) error {
@@ -720,6 +912,36 @@ func (p *PullRequest) Read(ctx context.Context, iprot thrift.TProtocol) error {
     case 5:
       if fieldTypeId == thrift.I64 {
         if err := p.ReadField5(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 6:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField6(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 7:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField7(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 8:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField8(ctx, iprot); err != nil {
           return err
         }
       } else {
@@ -796,6 +1018,33 @@ func (p *PullRequest)  ReadField5(ctx context.Context, iprot thrift.TProtocol) e
   return nil
 }
 
+func (p *PullRequest)  ReadField6(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 6: ", err)
+} else {
+  p.RequestID = &v
+}
+  return nil
+}
+
+func (p *PullRequest)  ReadField7(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 7: ", err)
+} else {
+  p.Traceparent = &v
+}
+  return nil
+}
+
+func (p *PullRequest)  ReadField8(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 8: ", err)
+} else {
+  p.Tracestate = &v
+}
+  return nil
+}
+
 func (p *PullRequest) Write(ctx context.Context, oprot thrift.TProtocol) error {
   if err := oprot.WriteStructBegin(ctx, "PullRequest"); err != nil {
     return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
@@ -805,6 +1054,9 @@ func (p *PullRequest) Write(ctx context.Context, oprot thrift.TProtocol) error {
     if err := p.writeField3(ctx, oprot); err != nil { return err }
     if err := p.writeField4(ctx, oprot); err != nil { return err }
     if err := p.writeField5(ctx, oprot); err != nil { return err }
+    if err := p.writeField6(ctx, oprot); err != nil { return err }
+    if err := p.writeField7(ctx, oprot); err != nil { return err }
+    if err := p.writeField8(ctx, oprot); err != nil { return err }
   }
   if err := oprot.WriteFieldStop(ctx); err != nil {
     return thrift.PrependError("write field stop error: ", err) }
@@ -867,6 +1119,42 @@ func (p *PullRequest) writeField5(ctx context.Context, oprot thrift.TProtocol) (
   return err
 }
 
+func (p *PullRequest) writeField6(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetRequestID() {
+    if err := oprot.WriteFieldBegin(ctx, "RequestID", thrift.STRING, 6); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 6:RequestID: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.RequestID)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.RequestID (6) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 6:RequestID: ", p), err) }
+  }
+  return err
+}
+
+func (p *PullRequest) writeField7(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTraceparent() {
+    if err := oprot.WriteFieldBegin(ctx, "Traceparent", thrift.STRING, 7); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 7:Traceparent: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Traceparent)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Traceparent (7) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 7:Traceparent: ", p), err) }
+  }
+  return err
+}
+
+func (p *PullRequest) writeField8(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTracestate() {
+    if err := oprot.WriteFieldBegin(ctx, "Tracestate", thrift.STRING, 8); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 8:Tracestate: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Tracestate)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Tracestate (8) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 8:Tracestate: ", p), err) }
+  }
+  return err
+}
+
 func (p *PullRequest) Equals(other *PullRequest) bool {
   if p == other {
     return true
@@ -887,6 +1175,24 @@ func (p *PullRequest) Equals(other *PullRequest) bool {
       return false
     }
     if (*p.Total) != (*other.Total) { return false }
+  }
+  if p.RequestID != other.RequestID {
+    if p.RequestID == nil || other.RequestID == nil {
+      return false
+    }
+    if (*p.RequestID) != (*other.RequestID) { return false }
+  }
+  if p.Traceparent != other.Traceparent {
+    if p.Traceparent == nil || other.Traceparent == nil {
+      return false
+    }
+    if (*p.Traceparent) != (*other.Traceparent) { return false }
+  }
+  if p.Tracestate != other.Tracestate {
+    if p.Tracestate == nil || other.Tracestate == nil {
+      return false
+    }
+    if (*p.Tracestate) != (*other.Tracestate) { return false }
   }
   return true
 }
@@ -1274,6 +1580,12 @@ type IMService interface {
   // Parameters:
   //  - Req
   Pull(ctx context.Context, req *PullRequest) (_r *PullResponse, _err error)
+  // Parameters:
+  //  - Reqs
+  SendMany(ctx context.Context, reqs []*SendRequest) (_r []*SendResponse, _err error)
+  // Parameters:
+  //  - Reqs
+  PullMany(ctx context.Context, reqs []*PullRequest) (_r []*PullResponse, _err error)
 }
 
 type IMServiceClient struct {
@@ -1347,6 +1659,36 @@ func (p *IMServiceClient) Pull(ctx context.Context, req *PullRequest) (_r *PullR
   return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Pull failed: unknown result")
 }
 
+// Parameters:
+//  - Reqs
+func (p *IMServiceClient) SendMany(ctx context.Context, reqs []*SendRequest) (_r []*SendResponse, _err error) {
+  var _args10 IMServiceSendManyArgs
+  _args10.Reqs = reqs
+  var _result12 IMServiceSendManyResult
+  var _meta11 thrift.ResponseMeta
+  _meta11, _err = p.Client_().Call(ctx, "SendMany", &_args10, &_result12)
+  p.SetLastResponseMeta_(_meta11)
+  if _err != nil {
+    return
+  }
+  return _result12.GetSuccess(), nil
+}
+
+// Parameters:
+//  - Reqs
+func (p *IMServiceClient) PullMany(ctx context.Context, reqs []*PullRequest) (_r []*PullResponse, _err error) {
+  var _args13 IMServicePullManyArgs
+  _args13.Reqs = reqs
+  var _result15 IMServicePullManyResult
+  var _meta14 thrift.ResponseMeta
+  _meta14, _err = p.Client_().Call(ctx, "PullMany", &_args13, &_result15)
+  p.SetLastResponseMeta_(_meta14)
+  if _err != nil {
+    return
+  }
+  return _result15.GetSuccess(), nil
+}
+
 type IMServiceProcessor struct {
   processorMap map[string]thrift.TProcessorFunction
   handler IMService
@@ -1367,10 +1709,12 @@ func (p *IMServiceProcessor) ProcessorMap() map[string]thrift.TProcessorFunction
 
 func NewIMServiceProcessor(handler IMService) *IMServiceProcessor {
 
-  self10 := &IMServiceProcessor{handler:handler, processorMap:make(map[string]thrift.TProcessorFunction)}
-  self10.processorMap["Send"] = &iMServiceProcessorSend{handler:handler}
-  self10.processorMap["Pull"] = &iMServiceProcessorPull{handler:handler}
-return self10
+  self16 := &IMServiceProcessor{handler:handler, processorMap:make(map[string]thrift.TProcessorFunction)}
+  self16.processorMap["Send"] = &iMServiceProcessorSend{handler:handler}
+  self16.processorMap["Pull"] = &iMServiceProcessorPull{handler:handler}
+  self16.processorMap["SendMany"] = &iMServiceProcessorSendMany{handler:handler}
+  self16.processorMap["PullMany"] = &iMServiceProcessorPullMany{handler:handler}
+return self16
 }
 
 func (p *IMServiceProcessor) Process(ctx context.Context, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
@@ -1381,12 +1725,12 @@ func (p *IMServiceProcessor) Process(ctx context.Context, iprot, oprot thrift.TP
   }
   iprot.Skip(ctx, thrift.STRUCT)
   iprot.ReadMessageEnd(ctx)
-  x11 := thrift.NewTApplicationException(thrift.UNKNOWN_METHOD, "Unknown function " + name)
+  x17 := thrift.NewTApplicationException(thrift.UNKNOWN_METHOD, "Unknown function " + name)
   oprot.WriteMessageBegin(ctx, name, thrift.EXCEPTION, seqId)
-  x11.Write(ctx, oprot)
+  x17.Write(ctx, oprot)
   oprot.WriteMessageEnd(ctx)
   oprot.Flush(ctx)
-  return false, x11
+  return false, x17
 
 }
 
@@ -1395,7 +1739,7 @@ type iMServiceProcessorSend struct {
 }
 
 func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err12 error
+  var _write_err18 error
   args := IMServiceSendArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -1441,21 +1785,21 @@ func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc13 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Send: " + err2.Error())
+    _exc19 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Send: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Send", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err12 = thrift.WrapTException(err2)
+      _write_err18 = thrift.WrapTException(err2)
     }
-    if err2 := _exc13.Write(ctx, oprot); _write_err12 == nil && err2 != nil {
-      _write_err12 = thrift.WrapTException(err2)
+    if err2 := _exc19.Write(ctx, oprot); _write_err18 == nil && err2 != nil {
+      _write_err18 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err12 == nil && err2 != nil {
-      _write_err12 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err18 == nil && err2 != nil {
+      _write_err18 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err12 == nil && err2 != nil {
-      _write_err12 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err18 == nil && err2 != nil {
+      _write_err18 = thrift.WrapTException(err2)
     }
-    if _write_err12 != nil {
-      return false, thrift.WrapTException(_write_err12)
+    if _write_err18 != nil {
+      return false, thrift.WrapTException(_write_err18)
     }
     return true, err
   } else {
@@ -1463,19 +1807,19 @@ func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Send", thrift.REPLY, seqId); err2 != nil {
-    _write_err12 = thrift.WrapTException(err2)
+    _write_err18 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err12 == nil && err2 != nil {
-    _write_err12 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err18 == nil && err2 != nil {
+    _write_err18 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err12 == nil && err2 != nil {
-    _write_err12 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err18 == nil && err2 != nil {
+    _write_err18 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err12 == nil && err2 != nil {
-    _write_err12 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err18 == nil && err2 != nil {
+    _write_err18 = thrift.WrapTException(err2)
   }
-  if _write_err12 != nil {
-    return false, thrift.WrapTException(_write_err12)
+  if _write_err18 != nil {
+    return false, thrift.WrapTException(_write_err18)
   }
   return true, err
 }
@@ -1485,7 +1829,7 @@ type iMServiceProcessorPull struct {
 }
 
 func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err14 error
+  var _write_err20 error
   args := IMServicePullArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -1531,21 +1875,21 @@ func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc15 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Pull: " + err2.Error())
+    _exc21 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Pull: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Pull", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err14 = thrift.WrapTException(err2)
+      _write_err20 = thrift.WrapTException(err2)
     }
-    if err2 := _exc15.Write(ctx, oprot); _write_err14 == nil && err2 != nil {
-      _write_err14 = thrift.WrapTException(err2)
+    if err2 := _exc21.Write(ctx, oprot); _write_err20 == nil && err2 != nil {
+      _write_err20 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err14 == nil && err2 != nil {
-      _write_err14 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err20 == nil && err2 != nil {
+      _write_err20 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err14 == nil && err2 != nil {
-      _write_err14 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err20 == nil && err2 != nil {
+      _write_err20 = thrift.WrapTException(err2)
     }
-    if _write_err14 != nil {
-      return false, thrift.WrapTException(_write_err14)
+    if _write_err20 != nil {
+      return false, thrift.WrapTException(_write_err20)
     }
     return true, err
   } else {
@@ -1553,19 +1897,199 @@ func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Pull", thrift.REPLY, seqId); err2 != nil {
-    _write_err14 = thrift.WrapTException(err2)
+    _write_err20 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err14 == nil && err2 != nil {
-    _write_err14 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err20 == nil && err2 != nil {
+    _write_err20 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err14 == nil && err2 != nil {
-    _write_err14 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err20 == nil && err2 != nil {
+    _write_err20 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err14 == nil && err2 != nil {
-    _write_err14 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err20 == nil && err2 != nil {
+    _write_err20 = thrift.WrapTException(err2)
   }
-  if _write_err14 != nil {
-    return false, thrift.WrapTException(_write_err14)
+  if _write_err20 != nil {
+    return false, thrift.WrapTException(_write_err20)
+  }
+  return true, err
+}
+
+type iMServiceProcessorSendMany struct {
+  handler IMService
+}
+
+func (p *iMServiceProcessorSendMany) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
+  var _write_err22 error
+  args := IMServiceSendManyArgs{}
+  if err2 := args.Read(ctx, iprot); err2 != nil {
+    iprot.ReadMessageEnd(ctx)
+    x := thrift.NewTApplicationException(thrift.PROTOCOL_ERROR, err2.Error())
+    oprot.WriteMessageBegin(ctx, "SendMany", thrift.EXCEPTION, seqId)
+    x.Write(ctx, oprot)
+    oprot.WriteMessageEnd(ctx)
+    oprot.Flush(ctx)
+    return false, thrift.WrapTException(err2)
+  }
+  iprot.ReadMessageEnd(ctx)
+
+  tickerCancel := func() {}
+  // Start a goroutine to do server side connectivity check.
+  if thrift.ServerConnectivityCheckInterval > 0 {
+    var cancel context.CancelFunc
+    ctx, cancel = context.WithCancel(ctx)
+    defer cancel()
+    var tickerCtx context.Context
+    tickerCtx, tickerCancel = context.WithCancel(context.Background())
+    defer tickerCancel()
+    go func(ctx context.Context, cancel context.CancelFunc) {
+      ticker := time.NewTicker(thrift.ServerConnectivityCheckInterval)
+      defer ticker.Stop()
+      for {
+        select {
+        case <-ctx.Done():
+          return
+        case <-ticker.C:
+          if !iprot.Transport().IsOpen() {
+            cancel()
+            return
+          }
+        }
+      }
+    }(tickerCtx, cancel)
+  }
+
+  result := IMServiceSendManyResult{}
+  if retval, err2 := p.handler.SendMany(ctx, args.Reqs); err2 != nil {
+    tickerCancel()
+    err = thrift.WrapTException(err2)
+    if errors.Is(err2, thrift.ErrAbandonRequest) {
+      return false, thrift.WrapTException(err2)
+    }
+    _exc23 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing SendMany: " + err2.Error())
+    if err2 := oprot.WriteMessageBegin(ctx, "SendMany", thrift.EXCEPTION, seqId); err2 != nil {
+      _write_err22 = thrift.WrapTException(err2)
+    }
+    if err2 := _exc23.Write(ctx, oprot); _write_err22 == nil && err2 != nil {
+      _write_err22 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err22 == nil && err2 != nil {
+      _write_err22 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.Flush(ctx); _write_err22 == nil && err2 != nil {
+      _write_err22 = thrift.WrapTException(err2)
+    }
+    if _write_err22 != nil {
+      return false, thrift.WrapTException(_write_err22)
+    }
+    return true, err
+  } else {
+    result.Success = retval
+  }
+  tickerCancel()
+  if err2 := oprot.WriteMessageBegin(ctx, "SendMany", thrift.REPLY, seqId); err2 != nil {
+    _write_err22 = thrift.WrapTException(err2)
+  }
+  if err2 := result.Write(ctx, oprot); _write_err22 == nil && err2 != nil {
+    _write_err22 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err22 == nil && err2 != nil {
+    _write_err22 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.Flush(ctx); _write_err22 == nil && err2 != nil {
+    _write_err22 = thrift.WrapTException(err2)
+  }
+  if _write_err22 != nil {
+    return false, thrift.WrapTException(_write_err22)
+  }
+  return true, err
+}
+
+type iMServiceProcessorPullMany struct {
+  handler IMService
+}
+
+func (p *iMServiceProcessorPullMany) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
+  var _write_err24 error
+  args := IMServicePullManyArgs{}
+  if err2 := args.Read(ctx, iprot); err2 != nil {
+    iprot.ReadMessageEnd(ctx)
+    x := thrift.NewTApplicationException(thrift.PROTOCOL_ERROR, err2.Error())
+    oprot.WriteMessageBegin(ctx, "PullMany", thrift.EXCEPTION, seqId)
+    x.Write(ctx, oprot)
+    oprot.WriteMessageEnd(ctx)
+    oprot.Flush(ctx)
+    return false, thrift.WrapTException(err2)
+  }
+  iprot.ReadMessageEnd(ctx)
+
+  tickerCancel := func() {}
+  // Start a goroutine to do server side connectivity check.
+  if thrift.ServerConnectivityCheckInterval > 0 {
+    var cancel context.CancelFunc
+    ctx, cancel = context.WithCancel(ctx)
+    defer cancel()
+    var tickerCtx context.Context
+    tickerCtx, tickerCancel = context.WithCancel(context.Background())
+    defer tickerCancel()
+    go func(ctx context.Context, cancel context.CancelFunc) {
+      ticker := time.NewTicker(thrift.ServerConnectivityCheckInterval)
+      defer ticker.Stop()
+      for {
+        select {
+        case <-ctx.Done():
+          return
+        case <-ticker.C:
+          if !iprot.Transport().IsOpen() {
+            cancel()
+            return
+          }
+        }
+      }
+    }(tickerCtx, cancel)
+  }
+
+  result := IMServicePullManyResult{}
+  if retval, err2 := p.handler.PullMany(ctx, args.Reqs); err2 != nil {
+    tickerCancel()
+    err = thrift.WrapTException(err2)
+    if errors.Is(err2, thrift.ErrAbandonRequest) {
+      return false, thrift.WrapTException(err2)
+    }
+    _exc25 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing PullMany: " + err2.Error())
+    if err2 := oprot.WriteMessageBegin(ctx, "PullMany", thrift.EXCEPTION, seqId); err2 != nil {
+      _write_err24 = thrift.WrapTException(err2)
+    }
+    if err2 := _exc25.Write(ctx, oprot); _write_err24 == nil && err2 != nil {
+      _write_err24 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err24 == nil && err2 != nil {
+      _write_err24 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.Flush(ctx); _write_err24 == nil && err2 != nil {
+      _write_err24 = thrift.WrapTException(err2)
+    }
+    if _write_err24 != nil {
+      return false, thrift.WrapTException(_write_err24)
+    }
+    return true, err
+  } else {
+    result.Success = retval
+  }
+  tickerCancel()
+  if err2 := oprot.WriteMessageBegin(ctx, "PullMany", thrift.REPLY, seqId); err2 != nil {
+    _write_err24 = thrift.WrapTException(err2)
+  }
+  if err2 := result.Write(ctx, oprot); _write_err24 == nil && err2 != nil {
+    _write_err24 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err24 == nil && err2 != nil {
+    _write_err24 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.Flush(ctx); _write_err24 == nil && err2 != nil {
+    _write_err24 = thrift.WrapTException(err2)
+  }
+  if _write_err24 != nil {
+    return false, thrift.WrapTException(_write_err24)
   }
   return true, err
 }
@@ -1968,6 +2492,464 @@ func (p *IMServicePullResult) String() string {
     return "<nil>"
   }
   return fmt.Sprintf("IMServicePullResult(%+v)", *p)
+}
+
+// Attributes:
+//  - Reqs
+type IMServiceSendManyArgs struct {
+  Reqs []*SendRequest `thrift:"reqs,1" db:"reqs" json:"reqs"`
+}
+
+func NewIMServiceSendManyArgs() *IMServiceSendManyArgs {
+  return &IMServiceSendManyArgs{}
+}
+
+
+func (p *IMServiceSendManyArgs) GetReqs() []*SendRequest {
+  return p.Reqs
+}
+func (p *IMServiceSendManyArgs) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceSendManyArgs)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]*SendRequest, 0, size)
+  p.Reqs =  tSlice
+  for i := 0; i < size; i ++ {
+    _elem26 := &SendRequest{}
+    if err := _elem26.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem26), err)
+    }
+    p.Reqs = append(p.Reqs, _elem26)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *IMServiceSendManyArgs) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "SendMany_args"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceSendManyArgs) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "reqs", thrift.LIST, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:reqs: ", p), err) }
+  if err := oprot.WriteListBegin(ctx, thrift.STRUCT, len(p.Reqs)); err != nil {
+    return thrift.PrependError("error writing list begin: ", err)
+  }
+  for _, v := range p.Reqs {
+    if err := v.Write(ctx, oprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", v), err)
+    }
+  }
+  if err := oprot.WriteListEnd(ctx); err != nil {
+    return thrift.PrependError("error writing list end: ", err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:reqs: ", p), err) }
+  return err
+}
+
+func (p *IMServiceSendManyArgs) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceSendManyArgs(%+v)", *p)
+}
+
+// Attributes:
+//  - Success
+type IMServiceSendManyResult struct {
+  Success []*SendResponse `thrift:"success,0" db:"success" json:"success,omitempty"`
+}
+
+func NewIMServiceSendManyResult() *IMServiceSendManyResult {
+  return &IMServiceSendManyResult{}
+}
+
+var IMServiceSendManyResult_Success_DEFAULT []*SendResponse
+
+func (p *IMServiceSendManyResult) GetSuccess() []*SendResponse {
+  return p.Success
+}
+func (p *IMServiceSendManyResult) IsSetSuccess() bool {
+  return p.Success != nil
+}
+
+func (p *IMServiceSendManyResult) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 0:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField0(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceSendManyResult)  ReadField0(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]*SendResponse, 0, size)
+  p.Success =  tSlice
+  for i := 0; i < size; i ++ {
+    _elem27 := &SendResponse{}
+    if err := _elem27.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem27), err)
+    }
+    p.Success = append(p.Success, _elem27)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *IMServiceSendManyResult) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "SendMany_result"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField0(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceSendManyResult) writeField0(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetSuccess() {
+    if err := oprot.WriteFieldBegin(ctx, "success", thrift.LIST, 0); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 0:success: ", p), err) }
+    if err := oprot.WriteListBegin(ctx, thrift.STRUCT, len(p.Success)); err != nil {
+      return thrift.PrependError("error writing list begin: ", err)
+    }
+    for _, v := range p.Success {
+      if err := v.Write(ctx, oprot); err != nil {
+        return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", v), err)
+      }
+    }
+    if err := oprot.WriteListEnd(ctx); err != nil {
+      return thrift.PrependError("error writing list end: ", err)
+    }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 0:success: ", p), err) }
+  }
+  return err
+}
+
+func (p *IMServiceSendManyResult) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceSendManyResult(%+v)", *p)
+}
+
+// Attributes:
+//  - Reqs
+type IMServicePullManyArgs struct {
+  Reqs []*PullRequest `thrift:"reqs,1" db:"reqs" json:"reqs"`
+}
+
+func NewIMServicePullManyArgs() *IMServicePullManyArgs {
+  return &IMServicePullManyArgs{}
+}
+
+
+func (p *IMServicePullManyArgs) GetReqs() []*PullRequest {
+  return p.Reqs
+}
+func (p *IMServicePullManyArgs) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServicePullManyArgs)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]*PullRequest, 0, size)
+  p.Reqs =  tSlice
+  for i := 0; i < size; i ++ {
+    _elem28 := &PullRequest{}
+    if err := _elem28.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem28), err)
+    }
+    p.Reqs = append(p.Reqs, _elem28)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *IMServicePullManyArgs) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "PullMany_args"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServicePullManyArgs) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "reqs", thrift.LIST, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:reqs: ", p), err) }
+  if err := oprot.WriteListBegin(ctx, thrift.STRUCT, len(p.Reqs)); err != nil {
+    return thrift.PrependError("error writing list begin: ", err)
+  }
+  for _, v := range p.Reqs {
+    if err := v.Write(ctx, oprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", v), err)
+    }
+  }
+  if err := oprot.WriteListEnd(ctx); err != nil {
+    return thrift.PrependError("error writing list end: ", err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:reqs: ", p), err) }
+  return err
+}
+
+func (p *IMServicePullManyArgs) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServicePullManyArgs(%+v)", *p)
+}
+
+// Attributes:
+//  - Success
+type IMServicePullManyResult struct {
+  Success []*PullResponse `thrift:"success,0" db:"success" json:"success,omitempty"`
+}
+
+func NewIMServicePullManyResult() *IMServicePullManyResult {
+  return &IMServicePullManyResult{}
+}
+
+var IMServicePullManyResult_Success_DEFAULT []*PullResponse
+
+func (p *IMServicePullManyResult) GetSuccess() []*PullResponse {
+  return p.Success
+}
+func (p *IMServicePullManyResult) IsSetSuccess() bool {
+  return p.Success != nil
+}
+
+func (p *IMServicePullManyResult) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 0:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField0(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServicePullManyResult)  ReadField0(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]*PullResponse, 0, size)
+  p.Success =  tSlice
+  for i := 0; i < size; i ++ {
+    _elem29 := &PullResponse{}
+    if err := _elem29.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem29), err)
+    }
+    p.Success = append(p.Success, _elem29)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *IMServicePullManyResult) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "PullMany_result"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField0(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServicePullManyResult) writeField0(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetSuccess() {
+    if err := oprot.WriteFieldBegin(ctx, "success", thrift.LIST, 0); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 0:success: ", p), err) }
+    if err := oprot.WriteListBegin(ctx, thrift.STRUCT, len(p.Success)); err != nil {
+      return thrift.PrependError("error writing list begin: ", err)
+    }
+    for _, v := range p.Success {
+      if err := v.Write(ctx, oprot); err != nil {
+        return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", v), err)
+      }
+    }
+    if err := oprot.WriteListEnd(ctx); err != nil {
+      return thrift.PrependError("error writing list end: ", err)
+    }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 0:success: ", p), err) }
+  }
+  return err
+}
+
+func (p *IMServicePullManyResult) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServicePullManyResult(%+v)", *p)
 }
 
 

@@ -9,6 +9,10 @@ import (
 	"fmt"
 )
 
+const (
+	TAG_BATCHES = "batches"
+)
+
 type Code int64
 
 const (
@@ -123,8 +127,11 @@ var fieldIDToName_Message = map[int16]string{
 }
 
 type SendRequest struct {
-	Message *Message `thrift:"message,1,required" frugal:"1,required,Message" json:"message"`
-	Key     *string  `thrift:"Key,2,optional" frugal:"2,optional,string" json:"Key,omitempty"`
+	Message     *Message `thrift:"message,1,required" frugal:"1,required,Message" json:"message"`
+	Key         *string  `thrift:"Key,2,optional" frugal:"2,optional,string" json:"Key,omitempty"`
+	RequestID   *string  `thrift:"RequestID,3,optional" frugal:"3,optional,string" json:"RequestID,omitempty"`
+	Traceparent *string  `thrift:"Traceparent,4,optional" frugal:"4,optional,string" json:"Traceparent,omitempty"`
+	Tracestate  *string  `thrift:"Tracestate,5,optional" frugal:"5,optional,string" json:"Tracestate,omitempty"`
 }
 
 func NewSendRequest() *SendRequest {
@@ -151,11 +158,47 @@ func (p *SendRequest) GetKey() (v string) {
 	}
 	return *p.Key
 }
+
+var SendRequest_RequestID_DEFAULT string
+
+func (p *SendRequest) GetRequestID() (v string) {
+	if !p.IsSetRequestID() {
+		return SendRequest_RequestID_DEFAULT
+	}
+	return *p.RequestID
+}
+
+var SendRequest_Traceparent_DEFAULT string
+
+func (p *SendRequest) GetTraceparent() (v string) {
+	if !p.IsSetTraceparent() {
+		return SendRequest_Traceparent_DEFAULT
+	}
+	return *p.Traceparent
+}
+
+var SendRequest_Tracestate_DEFAULT string
+
+func (p *SendRequest) GetTracestate() (v string) {
+	if !p.IsSetTracestate() {
+		return SendRequest_Tracestate_DEFAULT
+	}
+	return *p.Tracestate
+}
 func (p *SendRequest) SetMessage(val *Message) {
 	p.Message = val
 }
 func (p *SendRequest) SetKey(val *string) {
 	p.Key = val
+}
+func (p *SendRequest) SetRequestID(val *string) {
+	p.RequestID = val
+}
+func (p *SendRequest) SetTraceparent(val *string) {
+	p.Traceparent = val
+}
+func (p *SendRequest) SetTracestate(val *string) {
+	p.Tracestate = val
 }
 
 func (p *SendRequest) IsSetMessage() bool {
@@ -164,6 +207,18 @@ func (p *SendRequest) IsSetMessage() bool {
 
 func (p *SendRequest) IsSetKey() bool {
 	return p.Key != nil
+}
+
+func (p *SendRequest) IsSetRequestID() bool {
+	return p.RequestID != nil
+}
+
+func (p *SendRequest) IsSetTraceparent() bool {
+	return p.Traceparent != nil
+}
+
+func (p *SendRequest) IsSetTracestate() bool {
+	return p.Tracestate != nil
 }
 
 func (p *SendRequest) String() string {
@@ -176,6 +231,9 @@ func (p *SendRequest) String() string {
 var fieldIDToName_SendRequest = map[int16]string{
 	1: "message",
 	2: "Key",
+	3: "RequestID",
+	4: "Traceparent",
+	5: "Tracestate",
 }
 
 type SendResponse struct {
@@ -217,11 +275,14 @@ var fieldIDToName_SendResponse = map[int16]string{
 }
 
 type PullRequest struct {
-	Chat    string `thrift:"Chat,1,required" frugal:"1,required,string" json:"Chat"`
-	Cursor  int64  `thrift:"Cursor,2,required" frugal:"2,required,i64" json:"Cursor"`
-	Limit   int32  `thrift:"Limit,3,required" frugal:"3,required,i32" json:"Limit"`
-	Reverse *bool  `thrift:"Reverse,4,optional" frugal:"4,optional,bool" json:"Reverse,omitempty"`
-	Total   *int64 `thrift:"Total,5,optional" frugal:"5,optional,i64" json:"Total,omitempty"`
+	Chat        string  `thrift:"Chat,1,required" frugal:"1,required,string" json:"Chat"`
+	Cursor      int64   `thrift:"Cursor,2,required" frugal:"2,required,i64" json:"Cursor"`
+	Limit       int32   `thrift:"Limit,3,required" frugal:"3,required,i32" json:"Limit"`
+	Reverse     *bool   `thrift:"Reverse,4,optional" frugal:"4,optional,bool" json:"Reverse,omitempty"`
+	Total       *int64  `thrift:"Total,5,optional" frugal:"5,optional,i64" json:"Total,omitempty"`
+	RequestID   *string `thrift:"RequestID,6,optional" frugal:"6,optional,string" json:"RequestID,omitempty"`
+	Traceparent *string `thrift:"Traceparent,7,optional" frugal:"7,optional,string" json:"Traceparent,omitempty"`
+	Tracestate  *string `thrift:"Tracestate,8,optional" frugal:"8,optional,string" json:"Tracestate,omitempty"`
 }
 
 func NewPullRequest() *PullRequest {
@@ -260,6 +321,33 @@ func (p *PullRequest) GetTotal() (v int64) {
 	}
 	return *p.Total
 }
+
+var PullRequest_RequestID_DEFAULT string
+
+func (p *PullRequest) GetRequestID() (v string) {
+	if !p.IsSetRequestID() {
+		return PullRequest_RequestID_DEFAULT
+	}
+	return *p.RequestID
+}
+
+var PullRequest_Traceparent_DEFAULT string
+
+func (p *PullRequest) GetTraceparent() (v string) {
+	if !p.IsSetTraceparent() {
+		return PullRequest_Traceparent_DEFAULT
+	}
+	return *p.Traceparent
+}
+
+var PullRequest_Tracestate_DEFAULT string
+
+func (p *PullRequest) GetTracestate() (v string) {
+	if !p.IsSetTracestate() {
+		return PullRequest_Tracestate_DEFAULT
+	}
+	return *p.Tracestate
+}
 func (p *PullRequest) SetChat(val string) {
 	p.Chat = val
 }
@@ -275,6 +363,15 @@ func (p *PullRequest) SetReverse(val *bool) {
 func (p *PullRequest) SetTotal(val *int64) {
 	p.Total = val
 }
+func (p *PullRequest) SetRequestID(val *string) {
+	p.RequestID = val
+}
+func (p *PullRequest) SetTraceparent(val *string) {
+	p.Traceparent = val
+}
+func (p *PullRequest) SetTracestate(val *string) {
+	p.Tracestate = val
+}
 
 func (p *PullRequest) IsSetReverse() bool {
 	return p.Reverse != nil
@@ -282,6 +379,18 @@ func (p *PullRequest) IsSetReverse() bool {
 
 func (p *PullRequest) IsSetTotal() bool {
 	return p.Total != nil
+}
+
+func (p *PullRequest) IsSetRequestID() bool {
+	return p.RequestID != nil
+}
+
+func (p *PullRequest) IsSetTraceparent() bool {
+	return p.Traceparent != nil
+}
+
+func (p *PullRequest) IsSetTracestate() bool {
+	return p.Tracestate != nil
 }
 
 func (p *PullRequest) String() string {
@@ -297,6 +406,9 @@ var fieldIDToName_PullRequest = map[int16]string{
 	3: "Limit",
 	4: "Reverse",
 	5: "Total",
+	6: "RequestID",
+	7: "Traceparent",
+	8: "Tracestate",
 }
 
 type PullResponse struct {
@@ -413,6 +525,10 @@ type IMService interface {
 	Send(ctx context.Context, req *SendRequest) (r *SendResponse, err error)
 
 	Pull(ctx context.Context, req *PullRequest) (r *PullResponse, err error)
+
+	SendMany(ctx context.Context, reqs []*SendRequest) (r []*SendResponse, err error)
+
+	PullMany(ctx context.Context, reqs []*PullRequest) (r []*PullResponse, err error)
 }
 
 type IMServiceSendArgs struct {
@@ -564,5 +680,139 @@ func (p *IMServicePullResult) String() string {
 }
 
 var fieldIDToName_IMServicePullResult = map[int16]string{
+	0: "success",
+}
+
+type IMServiceSendManyArgs struct {
+	Reqs []*SendRequest `thrift:"reqs,1" frugal:"1,default,list<SendRequest>" json:"reqs"`
+}
+
+func NewIMServiceSendManyArgs() *IMServiceSendManyArgs {
+	return &IMServiceSendManyArgs{}
+}
+
+func (p *IMServiceSendManyArgs) InitDefault() {
+}
+
+func (p *IMServiceSendManyArgs) GetReqs() (v []*SendRequest) {
+	return p.Reqs
+}
+func (p *IMServiceSendManyArgs) SetReqs(val []*SendRequest) {
+	p.Reqs = val
+}
+
+func (p *IMServiceSendManyArgs) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceSendManyArgs(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceSendManyArgs = map[int16]string{
+	1: "reqs",
+}
+
+type IMServiceSendManyResult struct {
+	Success []*SendResponse `thrift:"success,0,optional" frugal:"0,optional,list<SendResponse>" json:"success,omitempty"`
+}
+
+func NewIMServiceSendManyResult() *IMServiceSendManyResult {
+	return &IMServiceSendManyResult{}
+}
+
+func (p *IMServiceSendManyResult) InitDefault() {
+}
+
+var IMServiceSendManyResult_Success_DEFAULT []*SendResponse
+
+func (p *IMServiceSendManyResult) GetSuccess() (v []*SendResponse) {
+	if !p.IsSetSuccess() {
+		return IMServiceSendManyResult_Success_DEFAULT
+	}
+	return p.Success
+}
+func (p *IMServiceSendManyResult) SetSuccess(x interface{}) {
+	p.Success = x.([]*SendResponse)
+}
+
+func (p *IMServiceSendManyResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *IMServiceSendManyResult) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceSendManyResult(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceSendManyResult = map[int16]string{
+	0: "success",
+}
+
+type IMServicePullManyArgs struct {
+	Reqs []*PullRequest `thrift:"reqs,1" frugal:"1,default,list<PullRequest>" json:"reqs"`
+}
+
+func NewIMServicePullManyArgs() *IMServicePullManyArgs {
+	return &IMServicePullManyArgs{}
+}
+
+func (p *IMServicePullManyArgs) InitDefault() {
+}
+
+func (p *IMServicePullManyArgs) GetReqs() (v []*PullRequest) {
+	return p.Reqs
+}
+func (p *IMServicePullManyArgs) SetReqs(val []*PullRequest) {
+	p.Reqs = val
+}
+
+func (p *IMServicePullManyArgs) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServicePullManyArgs(%+v)", *p)
+}
+
+var fieldIDToName_IMServicePullManyArgs = map[int16]string{
+	1: "reqs",
+}
+
+type IMServicePullManyResult struct {
+	Success []*PullResponse `thrift:"success,0,optional" frugal:"0,optional,list<PullResponse>" json:"success,omitempty"`
+}
+
+func NewIMServicePullManyResult() *IMServicePullManyResult {
+	return &IMServicePullManyResult{}
+}
+
+func (p *IMServicePullManyResult) InitDefault() {
+}
+
+var IMServicePullManyResult_Success_DEFAULT []*PullResponse
+
+func (p *IMServicePullManyResult) GetSuccess() (v []*PullResponse) {
+	if !p.IsSetSuccess() {
+		return IMServicePullManyResult_Success_DEFAULT
+	}
+	return p.Success
+}
+func (p *IMServicePullManyResult) SetSuccess(x interface{}) {
+	p.Success = x.([]*PullResponse)
+}
+
+func (p *IMServicePullManyResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *IMServicePullManyResult) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServicePullManyResult(%+v)", *p)
+}
+
+var fieldIDToName_IMServicePullManyResult = map[int16]string{
 	0: "success",
 }

@@ -13,6 +13,8 @@ import (
 type Client interface {
 	Send(ctx context.Context, req *rpc.SendRequest, callOptions ...callopt.Option) (r *rpc.SendResponse, err error)
 	Pull(ctx context.Context, req *rpc.PullRequest, callOptions ...callopt.Option) (r *rpc.PullResponse, err error)
+	SendMany(ctx context.Context, reqs []*rpc.SendRequest, callOptions ...callopt.Option) (r []*rpc.SendResponse, err error)
+	PullMany(ctx context.Context, reqs []*rpc.PullRequest, callOptions ...callopt.Option) (r []*rpc.PullResponse, err error)
 }
 
 // NewClient creates a client for the service defined in IDL.
@@ -52,4 +54,14 @@ func (p *kIMServiceClient) Send(ctx context.Context, req *rpc.SendRequest, callO
 func (p *kIMServiceClient) Pull(ctx context.Context, req *rpc.PullRequest, callOptions ...callopt.Option) (r *rpc.PullResponse, err error) {
 	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
 	return p.kClient.Pull(ctx, req)
+}
+
+func (p *kIMServiceClient) SendMany(ctx context.Context, reqs []*rpc.SendRequest, callOptions ...callopt.Option) (r []*rpc.SendResponse, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
+	return p.kClient.SendMany(ctx, reqs)
+}
+
+func (p *kIMServiceClient) PullMany(ctx context.Context, reqs []*rpc.PullRequest, callOptions ...callopt.Option) (r []*rpc.PullResponse, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
+	return p.kClient.PullMany(ctx, reqs)
 }

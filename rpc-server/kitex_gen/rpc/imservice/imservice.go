@@ -27,6 +27,20 @@ var serviceMethods = map[string]kitex.MethodInfo{
 		false,
 		kitex.WithStreamingMode(kitex.StreamingNone),
 	),
+	"SendMany": kitex.NewMethodInfo(
+		sendManyHandler,
+		newIMServiceSendManyArgs,
+		newIMServiceSendManyResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingNone),
+	),
+	"PullMany": kitex.NewMethodInfo(
+		pullManyHandler,
+		newIMServicePullManyArgs,
+		newIMServicePullManyResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingNone),
+	),
 }
 
 var (
@@ -129,6 +143,42 @@ func newIMServicePullResult() interface{} {
 	return rpc.NewIMServicePullResult()
 }
 
+func sendManyHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	realArg := arg.(*rpc.IMServiceSendManyArgs)
+	realResult := result.(*rpc.IMServiceSendManyResult)
+	success, err := handler.(rpc.IMService).SendMany(ctx, realArg.Reqs)
+	if err != nil {
+		return err
+	}
+	realResult.Success = success
+	return nil
+}
+func newIMServiceSendManyArgs() interface{} {
+	return rpc.NewIMServiceSendManyArgs()
+}
+
+func newIMServiceSendManyResult() interface{} {
+	return rpc.NewIMServiceSendManyResult()
+}
+
+func pullManyHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	realArg := arg.(*rpc.IMServicePullManyArgs)
+	realResult := result.(*rpc.IMServicePullManyResult)
+	success, err := handler.(rpc.IMService).PullMany(ctx, realArg.Reqs)
+	if err != nil {
+		return err
+	}
+	realResult.Success = success
+	return nil
+}
+func newIMServicePullManyArgs() interface{} {
+	return rpc.NewIMServicePullManyArgs()
+}
+
+func newIMServicePullManyResult() interface{} {
+	return rpc.NewIMServicePullManyResult()
+}
+
 type kClient struct {
 	c client.Client
 }
@@ -154,6 +204,26 @@ func (p *kClient) Pull(ctx context.Context, req *rpc.PullRequest) (r *rpc.PullRe
 	_args.Req = req
 	var _result rpc.IMServicePullResult
 	if err = p.c.Call(ctx, "Pull", &_args, &_result); err != nil {
+		return
+	}
+	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) SendMany(ctx context.Context, reqs []*rpc.SendRequest) (r []*rpc.SendResponse, err error) {
+	var _args rpc.IMServiceSendManyArgs
+	_args.Reqs = reqs
+	var _result rpc.IMServiceSendManyResult
+	if err = p.c.Call(ctx, "SendMany", &_args, &_result); err != nil {
+		return
+	}
+	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) PullMany(ctx context.Context, reqs []*rpc.PullRequest) (r []*rpc.PullResponse, err error) {
+	var _args rpc.IMServicePullManyArgs
+	_args.Reqs = reqs
+	var _result rpc.IMServicePullManyResult
+	if err = p.c.Call(ctx, "PullMany", &_args, &_result); err != nil {
 		return
 	}
 	return _result.GetSuccess(), nil

@@ -1,0 +1,360 @@
+package chat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// maxPipelines is how many pipelines to a master are under way at a time. While Redis
+	// executes one, the next one is on its way.
+	maxPipelines = 2
+	// maxCommands is the number of commands at which a pipeline takes no more.
+	maxCommands = 256
+	// maxRedirects is how often a command follows a chat that moves between the masters
+	// of a Redis Cluster, and how often it is sent again after a connection broke or
+	// Redis did not know its script.
+	maxRedirects = 3
+	// probeInterval is the pause between two probes of a master that is ejected.
+	probeInterval = 100 * time.Millisecond
+)
+
+var (
+	// errFewReplicas is why a message is not acknowledged that too few replicas have. It
+	// is stored; whoever sends it again waits again.
+	errFewReplicas = errors.New("too few replicas have the message")
+	errQueueFull   = errors.New("as many commands as REDIS_QUEUE allows wait for Redis")
+	errEjected     = errors.New("the master does not answer")
+)
+
+// command is a call of a script with one key.
+type command struct {
+	script script
+	key    string
+	args   []any
+	newCmd func(context.Context, ...any) redis.Cmder
+	cmd    redis.Cmder // what was sent last
+	err    error       // of the script, or of the replicas that it waits for
+	unit   *unit       // nil if it was refused with err
+}
+
+func newCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s script, key string, args ...any) *command {
+	c := &command{script: s, key: key, args: args, newCmd: func(ctx context.Context, args ...any) redis.Cmder { return newCmd(ctx, args...) }}
+	c.prepare("evalsha", s.hash)
+	return c
+}
+
+// prepare makes what is sent: EVALSHA with the script's hash, or EVAL with its source.
+func (c *command) prepare(name, script string) {
+	c.cmd = c.newCmd(context.Background(), append([]any{name, script, 1, c.key}, c.args...)...)
+}
+
+// pipelines run commands on the masters of a client. Commands that are made at the same
+// time share a pipeline to their master, and so system calls and, of appends, one flush
+// of Redis's append-only file. A pipeline whose connection breaks is sent again: only
+// what may run twice may ride in it.
+type pipelines struct {
+	servers
+	hook     hook
+	timeout  time.Duration // of a pipeline
+	maxQueue int           // commands that wait for a master
+	replicas int           // that must have what a pipeline wrote; 0 waits for none
+
+	mu    sync.Mutex
+	lines map[string]*line // by address of the master
+	// answered is when the youngest of the pipelines began that have ended, in Unix
+	// nanoseconds.
+	answered atomic.Int64
+}
+
+// run runs commands and returns the error of each. What Redis has not answered when ctx
+// ends may be executed nevertheless; its command must not be read.
+func (p *pipelines) run(ctx context.Context, commands []*command) []error {
+	var units []*unit
+	for _, c := range commands {
+		server, err := p.master(ctx, c.key)
+		if err != nil {
+			c.err = err
+			continue
+		}
+		l, i := p.line(server), 0
+		for i < len(units) && units[i].line != l {
+			i++
+		}
+		if i == len(units) {
+			units = append(units, &unit{line: l, done: make(chan struct{})})
+		}
+		c.unit = units[i]
+		c.unit.commands = append(c.unit.commands, c)
+	}
+	for _, u := range units {
+		u.line.add(u)
+	}
+	errs := make([]error, len(commands))
+	for i, c := range commands {
+		errs[i] = c.wait(ctx)
+	}
+	return errs
+}
+
+// wait waits for the command's answer, its master's ejection, or the end of ctx.
+func (c *command) wait(ctx context.Context) error {
+	if c.unit == nil {
+		return c.err
+	}
+	var err error
+	select {
+	case <-c.unit.done:
+	case <-c.unit.ejected:
+		err = errEjected
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	select {
+	case <-c.unit.done:
+		return c.err
+	default:
+		return err
+	}
+}
+
+// line returns the line to a master.
+func (p *pipelines) line(server *redis.Client) *line {
+	address := server.Options().Addr
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := p.lines[address]
+	if l == nil || l.server != server {
+		l = &line{pipelines: p, server: server, ejected: make(chan struct{})}
+		p.lines[address] = l
+	}
+	return l
+}
+
+// waiting returns the number of commands that wait for Redis.
+func (p *pipelines) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	sum := 0
+	for _, l := range p.lines {
+		l.mu.Lock()
+		sum += l.commands
+		l.mu.Unlock()
+	}
+	return sum
+}
+
+// unit is what one caller has for one master.
+type unit struct {
+	line     *line
+	commands []*command
+	ejected  <-chan struct{} // closed once the master is ejected
+	done     chan struct{}   // closed once each command has its answer
+}
+
+// line is where commands wait for a master.
+type line struct {
+	*pipelines
+	server *redis.Client
+
+	mu        sync.Mutex
+	queue     []*unit
+	commands  int           // that have no answer yet, in the queue and under way
+	running   int           // pipelines that are gathered or under way
+	gathering bool          // whether one is gathered: it takes what comes meanwhile
+	ejected   chan struct{} // closed while the master is ejected
+}
+
+// add puts a unit into the queue. Where the queue is full it refuses commands, the last
+// ones first.
+func (l *line) add(u *unit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u.ejected = l.ejected
+	if l.isEjected() {
+		return
+	}
+	room := max(0, min(len(u.commands), l.maxQueue-l.commands))
+	for _, c := range u.commands[room:] {
+		c.unit, c.err = nil, errQueueFull
+	}
+	if u.commands = u.commands[:room]; room == 0 {
+		return
+	}
+	l.commands += room
+	l.queue = append(l.queue, u)
+	l.begin()
+}
+
+// begin begins to gather a pipeline if there may be one. The caller must hold mu.
+func (l *line) begin() {
+	if len(l.queue) > 0 && !l.gathering && l.running < maxPipelines {
+		l.gathering = true
+		l.running++
+		go l.send()
+	}
+}
+
+// send sends what has gathered, in one pipeline.
+func (l *line) send() {
+	runtime.Gosched() // whoever is about to add something does so first
+	l.mu.Lock()
+	var commands []*command
+	n := 0
+	for ; n < len(l.queue) && len(commands) < maxCommands; n++ {
+		commands = append(commands, l.queue[n].commands...)
+	}
+	units := l.queue[:n:n]
+	l.queue = l.queue[n:]
+	l.gathering = false
+	l.begin()
+	l.mu.Unlock()
+
+	if n > 0 {
+		l.exec(commands)
+		for _, u := range units {
+			close(u.done)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running--
+	l.commands -= len(commands)
+	l.begin()
+}
+
+// exec runs commands, and ejects the master if it does not answer.
+func (l *line) exec(commands []*command) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
+	defer cancel()
+	began := time.Now()
+	if l.servers.several() {
+		// A machine that stands still keeps all masters from answering.
+		slow := time.AfterFunc(l.timeout/4+l.patience(), func() {
+			if l.answered.Load() > began.UnixNano() {
+				l.eject()
+			}
+		})
+		defer slow.Stop()
+	}
+	l.pipelines.exec(ctx, l.server, false, commands, maxRedirects)
+	if time.Since(began) < l.timeout {
+		l.answered.Store(began.UnixNano())
+	} else if l.servers.several() {
+		l.eject()
+	}
+}
+
+// patience is how long replicas have for what a pipeline wrote; then its connection can
+// be used again.
+func (p *pipelines) patience() time.Duration {
+	if p.replicas == 0 {
+		return 0
+	}
+	return max(time.Millisecond, p.timeout/3)
+}
+
+// exec runs commands on a server in one pipeline, and sets the err of each. Those that
+// are redirected run where they belong.
+func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool, commands []*command, redirects int) {
+	pipe := server.Pipeline()
+	for _, c := range commands {
+		if asking {
+			pipe.Do(ctx, "asking")
+		}
+		pipe.Process(ctx, c.cmd)
+	}
+	waited := redis.NewIntCmd(ctx, "wait", p.replicas, p.patience().Milliseconds())
+	if p.replicas > 0 {
+		pipe.Process(ctx, waited)
+	}
+	pipe.Exec(ctx)
+
+	type target struct {
+		server *redis.Client
+		asking bool
+	}
+	again := map[target][]*command{}
+	few := 0
+	for _, c := range commands {
+		c.err = c.cmd.Err()
+		switch {
+		case c.err == nil && waited.Err() != nil:
+			c.err = waited.Err()
+		case c.err == nil && waited.Val() < int64(p.replicas):
+			c.err = fmt.Errorf("%w: %d of %d", errFewReplicas, waited.Val(), p.replicas)
+			few++
+		case c.err == nil || redirects == 0 || ctx.Err() != nil:
+		case redis.HasErrorPrefix(c.err, "NOSCRIPT"):
+			to := target{server, asking}
+			if len(again[to]) == 0 || redirects == 1 { // else Redis knows it when it comes to the others
+				c.prepare("eval", c.script.source)
+			}
+			again[to] = append(again[to], c)
+		default:
+			if server, asking, ok := p.redirected(ctx, c.key, c.err); ok {
+				to := target{server, asking}
+				again[to] = append(again[to], c)
+			}
+		}
+	}
+	p.hook.failures.WithLabelValues(p.hook.client).Add(float64(few))
+	for to, commands := range again {
+		p.exec(ctx, to.server, to.asking, commands, redirects-1)
+	}
+}
+
+// eject has the commands for the master fail at once until it answers a probe, so that
+// it holds up nothing else.
+func (l *line) eject() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isEjected() {
+		return
+	}
+	close(l.ejected)
+	for _, u := range l.queue {
+		l.commands -= len(u.commands)
+	}
+	l.queue = nil
+	slog.Warn("a Redis master is ejected, since it does not answer", "address", l.server.Options().Addr)
+	go l.probe()
+}
+
+// isEjected reports whether the master is ejected. The caller must hold mu.
+func (l *line) isEjected() bool {
+	select {
+	case <-l.ejected:
+		return true
+	default:
+		return false
+	}
+}
+
+// probe asks the master until it answers, or until its client is closed.
+func (l *line) probe() {
+	for {
+		ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
+		err := l.server.Ping(ctx).Err()
+		cancel()
+		switch {
+		case errors.Is(err, redis.ErrClosed):
+			return
+		case err == nil:
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.ejected = make(chan struct{})
+			slog.Info("a Redis master answers again", "address", l.server.Options().Addr)
+			return
+		}
+		time.Sleep(probeInterval)
+	}
+}
