@@ -94,7 +94,7 @@ $(MODULES:%=licenses/%): licenses/%:
 		{ grep -v '^W\|^/' .licenses; rm .licenses; exit 1; }
 	@rm $*/.licenses
 
-lint: $(MODULES:%=lint/%) lint/workflows ## check the form of all code: gofmt, go vet, go mod tidy, staticcheck, actionlint
+lint: $(MODULES:%=lint/%) lint/workflows ## check the form of all code: gofmt, go vet, go mod tidy, imports, staticcheck, actionlint
 
 .PHONY: lint/workflows
 lint/workflows:
@@ -106,7 +106,11 @@ $(MODULES:%=lint/%): lint/%:
 	$(call check,gofmt,! find . -name '*_gen' -prune -o -name '*.go' -exec gofmt -l {} + | grep .)
 	$(call check,go vet,go vet -tags=jmeter,cluster,compose ./...)
 	$(call check,go mod tidy,go mod tidy -diff)
+	$(call check,imports,! go list -f '{{range .Imports}}{{println .}}{{end}}' ./... | grep '$(DEPRECATED)')
 	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster,compose $$(go list ./... | grep -v _gen))
+
+# Its makers mark it as deprecated after the package clause, where staticcheck does not look.
+DEPRECATED = kitex/pkg/remote/trans/netpollmux
 
 # $(call check,NAME,COMMAND) runs COMMAND in the module, and stops make if it fails.
 check = @echo 'lint $*: $(1)'; cd $* && { $(2); } || { echo '$*: $(1) finds the faults above' >&2; exit 1; }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -203,7 +204,11 @@ func TestMetrics_AreExact(t *testing.T) {
 	} {
 		assert.Equal(t, test.want, value(t, test.servers, test.name, test.labels...), "%s %s", test.name, test.labels)
 	}
-	assert.GreaterOrEqual(t, value(t, gateways, "rpc_client_attempts_total", "outcome", "answered"), 1101.0)
+	shared := scrape(t, gateways[0])["rpc_client_batch_calls"].Metric[0].Histogram
+	assert.GreaterOrEqual(t, shared.GetSampleSum(), 1101.0, "calls")
+	assert.Less(t, float64(shared.GetSampleCount()), shared.GetSampleSum(), "some share a batch")
+	assert.GreaterOrEqual(t, value(t, gateways, "rpc_client_queue_duration_seconds"), 1101.0)
+	assert.GreaterOrEqual(t, value(t, gateways, "rpc_client_attempts_total", "outcome", "answered"), float64(shared.GetSampleCount()))
 	batched := 0.0
 	for _, p := range rpcServers {
 		batched += scrape(t, p)["redis_batch_commands"].Metric[0].Histogram.GetSampleSum()
@@ -343,6 +348,55 @@ func TestTracing_OneTraceLeadsFromTheClientToRedis(t *testing.T) {
 		assert.Empty(t, logged(t, p, "secret"), "neither texts nor keys are logged")
 	}
 	assert.Len(t, logged(t, s.Gateways[0], `"answered"`), 2, "a line for each request")
+}
+
+// TestTracing_CallsThatShareABatchHaveTracesOfTheirOwn sends many messages at the same
+// time, each with a trace context and a request id.
+func TestTracing_CallsThatShareABatchHaveTracesOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	c := new(traces)
+	srv := httptest.NewServer(c)
+	t.Cleanup(srv.Close)
+	s := start(t, func(o *stack.Options) {
+		o.RPCServers = 1
+		o.Settings = append(o.Settings, "OTEL_EXPORTER_OTLP_ENDPOINT="+srv.URL, "OTEL_BSP_SCHEDULE_DELAY=100")
+	})
+	const calls, parent = 64, "b7ad6b7169203331"
+	chat, sender, _ := newChat(t)
+	traceOf := func(i int) string { return fmt.Sprintf("0af7651916cd43dd8448eb21%08x", i) }
+	var sending sync.WaitGroup
+	for i := range calls {
+		sending.Go(func() {
+			text := "hello"
+			if i%2 == 1 {
+				text = "" // each server logs that it is refused
+			}
+			_, err := post(s.URL(), chat, text, sender, "traceparent", "00-"+traceOf(i)+"-"+parent+"-01", "X-Request-Id", fmt.Sprintf("request-%d.", i))
+			assert.NoError(t, err)
+		})
+	}
+	sending.Wait()
+	batches := scrape(t, s.Gateways[0])["rpc_client_batch_calls"].Metric[0].Histogram
+	require.Less(t, float64(batches.GetSampleCount()), batches.GetSampleSum(), "some share a batch")
+	for i := range calls {
+		if i%2 == 1 {
+			for _, p := range []*stack.Process{s.Gateways[0], s.RPCServers[0]} {
+				for _, line := range logged(t, p, fmt.Sprintf(`"request_id":"request-%d."`, i)) {
+					assert.Contains(t, line, `"trace_id":"`+traceOf(i)+`"`)
+				}
+				assert.NotEmpty(t, logged(t, p, fmt.Sprintf(`"request_id":"request-%d."`, i)), p.Name)
+			}
+			continue
+		}
+		var found map[string]span
+		eventually(t, func() bool { found = c.of(traceOf(i)); return len(found) == 4 }, "all spans are there")
+		at := parent
+		for _, step := range []string{"im-http-server SPAN_KIND_SERVER", "im-http-server SPAN_KIND_CLIENT", "im-rpc-server SPAN_KIND_SERVER", "im-rpc-server SPAN_KIND_CLIENT"} {
+			require.Contains(t, found, step)
+			assert.Equal(t, at, hex.EncodeToString(found[step].ParentSpanId), step)
+			at = hex.EncodeToString(found[step].SpanId)
+		}
+	}
 }
 
 func TestTracing_IsOffWithoutAnEndpoint(t *testing.T) {

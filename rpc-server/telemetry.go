@@ -114,11 +114,14 @@ func requestContext(ctx context.Context, req request) context.Context {
 // none.
 type span struct{ call, redis oteltrace.Span }
 
+// redisWork names what Redis does for a method.
+var redisWork = map[string]string{"Send": "append", "Pull": "page"}
+
 func (s *span) begin(ctx context.Context, method string, asksRedis bool) {
 	ctx, s.call = tracer.Start(ctx, service+"/"+method, oteltrace.WithSpanKind(oteltrace.SpanKindServer),
 		oteltrace.WithAttributes(semconv.RPCService(service), semconv.RPCMethod(method)))
 	if asksRedis {
-		_, s.redis = tracer.Start(ctx, method, oteltrace.WithSpanKind(oteltrace.SpanKindClient), oteltrace.WithAttributes(semconv.DBSystemNameRedis))
+		_, s.redis = tracer.Start(ctx, redisWork[method], oteltrace.WithSpanKind(oteltrace.SpanKindClient), oteltrace.WithAttributes(semconv.DBSystemNameRedis))
 	}
 }
 

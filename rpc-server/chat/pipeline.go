@@ -37,25 +37,20 @@ var (
 
 // command is a call of a script with one key.
 type command struct {
+	redis.Cmder
 	script script
-	key    string
-	args   []any
-	newCmd func(context.Context, ...any) redis.Cmder
-	cmd    redis.Cmder // what was sent last
-	err    error       // of the script, or of the replicas that it waits for
-	unit   *unit       // nil if it was refused with err
+	err    error // of the script, or of the replicas that it waits for
+	unit   *unit // nil if it was refused with err
 }
 
 func newCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s script, key string, args ...any) *command {
-	c := &command{script: s, key: key, args: args, newCmd: func(ctx context.Context, args ...any) redis.Cmder { return newCmd(ctx, args...) }}
-	c.prepare("evalsha", s.hash)
-	return c
+	return &command{Cmder: newCmd(context.Background(), append([]any{"evalsha", s.hash, 1, key}, args...)...), script: s}
 }
 
-// prepare makes what is sent: EVALSHA with the script's hash, or EVAL with its source.
-func (c *command) prepare(name, script string) {
-	c.cmd = c.newCmd(context.Background(), append([]any{name, script, 1, c.key}, c.args...)...)
-}
+func (c *command) key() string { return c.Args()[3].(string) }
+
+// withSource has the script itself sent, in place of its hash.
+func (c *command) withSource() { c.Args()[0], c.Args()[1] = "eval", c.script.source }
 
 // pipelines run commands on the masters of a client. Commands that are made at the same
 // time share a pipeline to their master, and so system calls and, of appends, one flush
@@ -78,25 +73,22 @@ type pipelines struct {
 // run runs commands and returns the error of each. What Redis has not answered when ctx
 // ends may be executed nevertheless; its command must not be read.
 func (p *pipelines) run(ctx context.Context, commands []*command) []error {
-	var units []*unit
+	units := map[*line]*unit{}
 	for _, c := range commands {
-		server, err := p.master(ctx, c.key)
+		server, err := p.master(ctx, c.key())
 		if err != nil {
 			c.err = err
 			continue
 		}
-		l, i := p.line(server), 0
-		for i < len(units) && units[i].line != l {
-			i++
+		l := p.line(server)
+		if units[l] == nil {
+			units[l] = &unit{done: make(chan struct{})}
 		}
-		if i == len(units) {
-			units = append(units, &unit{line: l, done: make(chan struct{})})
-		}
-		c.unit = units[i]
+		c.unit = units[l]
 		c.unit.commands = append(c.unit.commands, c)
 	}
-	for _, u := range units {
-		u.line.add(u)
+	for l, u := range units {
+		l.add(u)
 	}
 	errs := make([]error, len(commands))
 	for i, c := range commands {
@@ -154,7 +146,6 @@ func (p *pipelines) waiting() int {
 
 // unit is what one caller has for one master.
 type unit struct {
-	line     *line
 	commands []*command
 	ejected  <-chan struct{} // closed once the master is ejected
 	done     chan struct{}   // closed once each command has its answer
@@ -270,7 +261,7 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 		if asking {
 			pipe.Do(ctx, "asking")
 		}
-		pipe.Process(ctx, c.cmd)
+		pipe.Process(ctx, c.Cmder)
 	}
 	waited := redis.NewIntCmd(ctx, "wait", p.replicas, p.patience().Milliseconds())
 	if p.replicas > 0 {
@@ -285,7 +276,7 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 	again := map[target][]*command{}
 	few := 0
 	for _, c := range commands {
-		c.err = c.cmd.Err()
+		c.err = c.Err()
 		switch {
 		case c.err == nil && waited.Err() != nil:
 			c.err = waited.Err()
@@ -296,11 +287,11 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 		case redis.HasErrorPrefix(c.err, "NOSCRIPT"):
 			to := target{server, asking}
 			if len(again[to]) == 0 || redirects == 1 { // else Redis knows it when it comes to the others
-				c.prepare("eval", c.script.source)
+				c.withSource()
 			}
 			again[to] = append(again[to], c)
 		default:
-			if server, asking, ok := p.redirected(ctx, c.key, c.err); ok {
+			if server, asking, ok := p.redirected(ctx, c.key(), c.err); ok {
 				to := target{server, asking}
 				again[to] = append(again[to], c)
 			}

@@ -2,6 +2,7 @@ package chat
 
 import (
 	"context"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -127,6 +128,59 @@ func TestStore_FollowsAChatThatMovesToAnotherMaster(t *testing.T) {
 			moveSlot(t, key, servers[2], servers[1], works)
 		})
 	}
+}
+
+// TestPipelines_AFrozenMasterCostsItsOwnChatsOnly has batches with chats of all masters of a
+// Redis Cluster, of which one stands still for a while.
+func TestPipelines_AFrozenMasterCostsItsOwnChatsOnly(t *testing.T) {
+	t.Parallel()
+	servers := ownCluster(t, 3)
+	for _, server := range servers { // as it should be: a master that is away does not end the others' service
+		client := server.client()
+		defer client.Close()
+		require.NoError(t, client.ConfigSet(t.Context(), "cluster-require-full-coverage", "no").Err())
+	}
+	s := newRig(t, addrs(servers), 2*time.Second)
+	chats := make([]string, len(servers)) // one of each master
+	for slices.Contains(chats, "") {
+		chat := newChat()
+		chats[slotOf(keyOf(t, chat))*len(servers)/slotCount] = chat
+	}
+	batch := func() (appended []Result[int64], read []Result[Page]) {
+		var ms []Message
+		var qs []Query
+		for _, chat := range chats {
+			ms, qs = append(ms, newMessage(t, chat, "ann", "hello")), append(qs, query(t, chat, 0, 10, false, 0))
+		}
+		return s.Store.Append(t.Context(), ms...), s.FirstParts(t.Context(), qs...)
+	}
+	all := func(t require.TestingT) {
+		appended, read := batch()
+		for i := range chats {
+			require.NoError(t, appended[i].Err)
+			require.NoError(t, read[i].Err)
+		}
+	}
+	eventually(t, func(t *assert.CollectT) { all(t) }) // the client knows the masters
+
+	servers[1].freeze(t)
+	for range 5 {
+		appended, read := batch()
+		for i := range chats {
+			if i == 1 {
+				assert.ErrorIs(t, appended[i].Err, ErrUnavailable)
+				assert.ErrorIs(t, read[i].Err, ErrUnavailable)
+				continue
+			}
+			assert.NoError(t, appended[i].Err)
+			assert.NoError(t, read[i].Err)
+		}
+	}
+	for _, err := range s.errors(t.Context(), t, chats[1]) {
+		assert.ErrorIs(t, err, errEjected, "nobody waits for it")
+	}
+	servers[1].thaw(t)
+	eventually(t, func(t *assert.CollectT) { all(t) })
 }
 
 func TestAppend_WaitsForReplicasAndARetryWaitsAgain(t *testing.T) {

@@ -146,7 +146,7 @@ func (s *Store) Append(ctx context.Context, ms ...Message) []Result[int64] {
 	results := make([]Result[int64], len(ms))
 	for i, err := range s.appends.run(ctx, commands) {
 		if results[i].Err = s.failure(ctx, err); err == nil {
-			results[i].Value, results[i].Err = strconv.ParseInt(commands[i].cmd.(*redis.StringCmd).Val(), 10, 64)
+			results[i].Value, results[i].Err = strconv.ParseInt(commands[i].Cmder.(*redis.StringCmd).Val(), 10, 64)
 		}
 	}
 	return results
@@ -215,7 +215,7 @@ func (s *Store) firstParts(ctx context.Context, qs []Query) []Result[part] {
 	results := make([]Result[part], len(qs))
 	for i, err := range s.pages.run(ctx, commands) {
 		if results[i].Err = s.failure(ctx, err); err == nil {
-			results[i].Value, results[i].Err = firstPart(qs[i], commands[i].cmd.(*redis.StringSliceCmd).Val())
+			results[i].Value, results[i].Err = firstPart(qs[i], commands[i].Cmder.(*redis.StringSliceCmd).Val())
 		}
 	}
 	return results
