@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/cloudwego/kitex/client/callopt"
 	"github.com/cloudwego/kitex/pkg/kerrors"
 
@@ -108,7 +109,7 @@ func (b *batcher[Req, Resp]) add(c *pending[Req, Resp]) bool {
 func (b *batcher[Req, Resp]) begin() {
 	if len(b.queue) > 0 && !b.gathering {
 		b.gathering = true
-		go b.send()
+		gopool.Go(b.send) // whose goroutines have stacks that need not grow
 	}
 }
 

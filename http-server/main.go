@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/cloudwego/hertz/pkg/app/server"
 	hertzconfig "github.com/cloudwego/hertz/pkg/common/config"
+	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -77,6 +79,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer endTracing()
+	// Goroutines that are kept: the stack of a new one would have to grow for each request.
+	if err := netpoll.Configure(netpoll.Config{Runner: gopool.CtxGo}); err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	m := newMetrics(registry)
 	servers, err := dial(running, etcd, cfg.RequestTimeout, cfg.MaxInFlight, m)

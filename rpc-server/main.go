@@ -18,8 +18,10 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/server"
+	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -82,6 +84,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer endTracing()
+	// Goroutines that are kept: the stack of a new one would have to grow for each call.
+	if err := netpoll.Configure(netpoll.Config{Runner: gopool.CtxGo}); err != nil {
+		return err
+	}
 	srv := imservice.NewServer(
 		&handler{store: store, maxText: cfg.MaxTextBytes, metrics: m, tracing: tracing, maxInFlight: int64(cfg.MaxInFlight)},
 		server.WithListener(listener),

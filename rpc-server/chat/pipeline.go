@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -190,7 +191,7 @@ func (l *line) begin() {
 	if len(l.queue) > 0 && !l.gathering && l.running < maxPipelines {
 		l.gathering = true
 		l.running++
-		go l.send()
+		gopool.Go(l.send) // whose goroutines have stacks that need not grow
 	}
 }
 
