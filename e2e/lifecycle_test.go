@@ -141,7 +141,7 @@ func TestStop_AGatewayTellsThatItLeavesAndServesOn(t *testing.T) {
 // TestServers_ShareTheirCopies keeps what stands in both from drifting apart: each
 // server builds from its own folder alone.
 func TestServers_ShareTheirCopies(t *testing.T) {
-	for _, name := range []string{"admin.go", "etcd.go", "netpoll.go", "secure.go"} {
+	for _, name := range []string{"admin.go", "etcd.go", "secure.go"} {
 		gateway, err := os.ReadFile("../http-server/" + name)
 		require.NoError(t, err)
 		rpcServer, err := os.ReadFile("../rpc-server/" + name)

@@ -45,8 +45,10 @@ type batcher[Req any, Resp answered] struct {
 	many func(context.Context, []Req, ...callopt.Option) ([]Resp, error)
 	// size returns the bytes of a request, about.
 	size func(Req) int
-	// alone reports whether an answer of many says that the call must be made by one.
-	alone func(Resp) bool
+	// large reports whether a call would keep its neighbours waiting, and goesOn whether an
+	// answer of many says so: such a call is made by one.
+	large  func(Req) bool
+	goesOn func(Resp) bool
 
 	mu        sync.Mutex
 	queue     []*pending[Req, Resp]
@@ -82,11 +84,16 @@ func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (Resp, error) {
 		}
 		return outcome[Resp]{err: errLate}
 	}
-	if !b.add(c) {
-		return outcome[Resp]{}.resp, errOverload
+	var o outcome[Resp]
+	alone := b.large(req)
+	if !alone {
+		if !b.add(c) {
+			return o.resp, errOverload
+		}
+		o = wait()
+		alone = o.err == nil && b.goesOn(o.resp)
 	}
-	o := wait()
-	if o.err == nil && b.alone(o.resp) {
+	if alone {
 		go b.ask(b.balancer.next(nil), []*pending[Req, Resp]{c}, true)
 		o = wait()
 	}

@@ -26,6 +26,8 @@ const (
 	service = "demo.rpc.server"
 	// refresh is how often etcd is asked for them: the view is at most twice that old.
 	refresh = 500 * time.Millisecond
+	// largeLimit is the most messages that a page may ask for that shares an RPC.
+	largeLimit = 100
 )
 
 // rpcServers are the rpc-servers, as one client that all requests share.
@@ -73,14 +75,16 @@ func newRPCServers(timeout time.Duration, maxInFlight int, m *metrics) (*rpcServ
 	s.sends = &batcher[*rpc.SendRequest, *rpc.SendResponse]{
 		method: methodSend, balancer: s.balancer, metrics: m, budget: timeout, backOff: attempt / 3, maxQueue: maxInFlight,
 		one: kitex.Send, many: kitex.SendMany,
-		size:  func(req *rpc.SendRequest) int { return len(req.GetMessage().GetText()) },
-		alone: func(*rpc.SendResponse) bool { return false },
+		size:   func(req *rpc.SendRequest) int { return len(req.GetMessage().GetText()) },
+		large:  func(*rpc.SendRequest) bool { return false },
+		goesOn: func(*rpc.SendResponse) bool { return false },
 	}
 	s.pulls = &batcher[*rpc.PullRequest, *rpc.PullResponse]{
 		method: methodPull, balancer: s.balancer, metrics: m, budget: timeout, backOff: attempt / 3, maxQueue: maxInFlight,
 		one: kitex.Pull, many: kitex.PullMany,
-		size:  func(*rpc.PullRequest) int { return 0 },
-		alone: func(resp *rpc.PullResponse) bool { return resp.GetHasMore() && len(resp.Messages) == 0 },
+		size:   func(*rpc.PullRequest) int { return 0 },
+		large:  func(req *rpc.PullRequest) bool { return req.Limit > largeLimit },
+		goesOn: func(resp *rpc.PullResponse) bool { return resp.GetHasMore() && len(resp.Messages) == 0 },
 	}
 	return s, nil
 }

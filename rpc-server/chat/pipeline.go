@@ -19,7 +19,7 @@ const (
 	// executes one, the next one is on its way.
 	maxPipelines = 2
 	// maxCommands is the number of commands at which a pipeline takes no more.
-	maxCommands = 256
+	maxCommands = 64
 	// maxRedirects is how often a command follows a chat that moves between the masters
 	// of a Redis Cluster, and how often it is sent again after a connection broke or
 	// Redis did not know its script.
@@ -96,6 +96,16 @@ func (p *pipelines) run(ctx context.Context, commands []*command) []error {
 		errs[i] = c.wait(ctx)
 	}
 	return errs
+}
+
+// runApart runs a command in a pipeline of its own, at once.
+func (p *pipelines) runApart(ctx context.Context, c *command) error {
+	server, err := p.master(ctx, c.key())
+	if err != nil {
+		return err
+	}
+	p.exec(ctx, server, false, []*command{c}, maxRedirects)
+	return c.err
 }
 
 // wait waits for the command's answer, its master's ejection, or the end of ctx.
