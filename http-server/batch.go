@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/gopkg/concurrency/gopool"
@@ -59,8 +60,9 @@ type batcher[Req any, Resp answered] struct {
 type pending[Req, Resp any] struct {
 	req     Req
 	began   time.Time
-	late    time.Time          // when nobody waits for it any more
-	outcome chan outcome[Resp] // has room for one
+	late    time.Time            // when nobody waits for it any more
+	outcome chan outcome[Resp]   // has room for one
+	refused atomic.Pointer[Resp] // what the last attempt was answered with; nil is nothing
 }
 
 type outcome[Resp any] struct {
@@ -68,11 +70,12 @@ type outcome[Resp any] struct {
 	err  error // wraps errLate or errUnreachable
 }
 
-// do makes a call. Once the budget is used up it returns errLate, while the call goes on:
-// what it was given must not change. The other errors are errUnreachable and errOverload.
+// do makes a call. Once the budget is used up it returns errLate or, where an attempt was
+// answered with UNAVAILABLE, that answer, while the call goes on: what it was given must not
+// change. The other errors are errUnreachable and errOverload.
 func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (Resp, error) {
 	now := time.Now()
-	c := &pending[Req, Resp]{req, now, now.Add(b.budget), make(chan outcome[Resp], 1)}
+	c := &pending[Req, Resp]{req: req, began: now, late: now.Add(b.budget), outcome: make(chan outcome[Resp], 1)}
 	late := time.NewTimer(b.budget)
 	defer late.Stop()
 	wait := func() outcome[Resp] {
@@ -81,6 +84,9 @@ func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (Resp, error) {
 			return o
 		case <-late.C:
 		case <-ctx.Done():
+		}
+		if refused := c.refused.Load(); refused != nil {
+			return outcome[Resp]{resp: *refused}
 		}
 		return outcome[Resp]{err: errLate}
 	}
@@ -176,6 +182,9 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 		for i, o := range outcomes {
 			if attempt < maxAttempts && (o.err != nil || o.resp.GetCode() == int32(rpc.Code_UNAVAILABLE)) && time.Now().Before(calls[i].late) {
 				again = append(again, calls[i])
+				if o.err == nil {
+					calls[i].refused.Store(&o.resp)
+				}
 			} else {
 				calls[i].outcome <- o
 			}
