@@ -306,17 +306,23 @@ func (c *traces) of(trace string) map[string]span {
 	return found
 }
 
+// startTraced starts a system of one rpc-server whose spans c gets.
+func startTraced(t *testing.T) (s *stack.Stack, c *traces) {
+	t.Helper()
+	c = new(traces)
+	srv := httptest.NewServer(c)
+	t.Cleanup(srv.Close)
+	return start(t, func(o *stack.Options) {
+		o.RPCServers = 1
+		o.Settings = append(o.Settings, "OTEL_EXPORTER_OTLP_ENDPOINT="+srv.URL, "OTEL_BSP_SCHEDULE_DELAY=100")
+	}), c
+}
+
 // TestTracing_OneTraceLeadsFromTheClientToRedis sends with a trace context (W3C),
 // and sees that the request's ids are in the logs of both servers too.
 func TestTracing_OneTraceLeadsFromTheClientToRedis(t *testing.T) {
 	t.Parallel()
-	c := new(traces)
-	srv := httptest.NewServer(c)
-	t.Cleanup(srv.Close)
-	s := start(t, func(o *stack.Options) {
-		o.RPCServers = 1
-		o.Settings = append(o.Settings, "OTEL_EXPORTER_OTLP_ENDPOINT="+srv.URL, "OTEL_BSP_SCHEDULE_DELAY=100")
-	})
+	s, c := startTraced(t)
 	const trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	chat, sender, _ := newChat(t)
 	send(t, s.URL(), chat, "secret text", sender, "traceparent", "00-"+trace+"-"+parent+"-01", "X-Request-Id", "this-request", "Idempotency-Key", "secret-key")
@@ -354,13 +360,7 @@ func TestTracing_OneTraceLeadsFromTheClientToRedis(t *testing.T) {
 // time, each with a trace context and a request id.
 func TestTracing_CallsThatShareABatchHaveTracesOfTheirOwn(t *testing.T) {
 	t.Parallel()
-	c := new(traces)
-	srv := httptest.NewServer(c)
-	t.Cleanup(srv.Close)
-	s := start(t, func(o *stack.Options) {
-		o.RPCServers = 1
-		o.Settings = append(o.Settings, "OTEL_EXPORTER_OTLP_ENDPOINT="+srv.URL, "OTEL_BSP_SCHEDULE_DELAY=100")
-	})
+	s, c := startTraced(t)
 	const calls, parent = 64, "b7ad6b7169203331"
 	chat, sender, _ := newChat(t)
 	traceOf := func(i int) string { return fmt.Sprintf("0af7651916cd43dd8448eb21%08x", i) }

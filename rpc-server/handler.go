@@ -147,11 +147,14 @@ func serve[Req request, In, Out any](ctx context.Context, h *handler, method str
 
 // admit returns how many of n calls have room: the first ones of them are served.
 func (h *handler) admit(n int) int {
-	over := h.inFlight.Add(int64(n)) - h.maxInFlight
-	refused := int(min(max(0, over), int64(n)))
-	h.inFlight.Add(int64(-refused))
-	h.metrics.shed.Add(float64(refused))
-	return n - refused
+	for {
+		before := h.inFlight.Load()
+		admitted := max(0, min(int64(n), h.maxInFlight-before))
+		if h.inFlight.CompareAndSwap(before, before+admitted) {
+			h.metrics.shed.Add(float64(int64(n) - admitted))
+			return int(admitted)
+		}
+	}
 }
 
 // outcome turns an error into the Code and Msg of a response, and logs what is
