@@ -12,41 +12,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
 )
-
-// Build builds etcd, rpc-server and http-server of the checkout at root and gives
-// the folder of the binaries. With race, our servers have the race detector.
-// progress is told what is being built.
-func Build(ctx context.Context, root string, race bool, progress func(string)) (string, error) {
-	root, err := filepath.Abs(root)
-	if err != nil {
-		return "", err
-	}
-	bin := filepath.Join(root, ".bin")
-	if race {
-		bin = filepath.Join(bin, "race")
-	}
-	for _, b := range []struct {
-		module, pkg, name string
-		race              bool
-	}{
-		{"e2e", "./cmd/etcd", "etcd", false},
-		{"rpc-server", ".", "rpc-server", race},
-		{"http-server", ".", "http-server", race},
-	} {
-		progress("building " + b.name)
-		cmd := exec.CommandContext(ctx, "go", "build", fmt.Sprintf("-race=%t", b.race), "-o", filepath.Join(bin, b.name), b.pkg)
-		cmd.Dir = filepath.Join(root, b.module)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("building %s: %w\n%s", b.name, err, out)
-		}
-	}
-	return bin, nil
-}
 
 // Options say what to start.
 type Options struct {
