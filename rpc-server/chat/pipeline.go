@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/gopkg/concurrency/gopool"
@@ -66,9 +65,8 @@ type pipelines struct {
 
 	mu    sync.Mutex
 	lines map[string]*line // by address of the master
-	// answered is when the youngest of the pipelines began that have ended, in Unix
-	// nanoseconds.
-	answered atomic.Int64
+	// answered is when the youngest of the pipelines began that have ended in time.
+	answered time.Time
 }
 
 // run runs commands and returns the error of each. What Redis has not answered when ctx
@@ -241,17 +239,24 @@ func (l *line) exec(commands []*command) {
 	if l.servers.several() {
 		// A machine that stands still keeps all masters from answering.
 		slow := time.AfterFunc(l.timeout/4+l.patience(), func() {
-			if l.answered.Load() > began.UnixNano() {
+			l.pipelines.mu.Lock()
+			others := l.answered.After(began)
+			l.pipelines.mu.Unlock()
+			if others {
 				l.eject()
 			}
 		})
 		defer slow.Stop()
 	}
 	l.pipelines.exec(ctx, l.server, false, commands, maxRedirects)
-	if time.Since(began) < l.timeout {
-		l.answered.Store(began.UnixNano())
-	} else if l.servers.several() {
+	if time.Since(began) >= l.timeout && l.servers.several() {
 		l.eject()
+		return
+	}
+	l.pipelines.mu.Lock()
+	defer l.pipelines.mu.Unlock()
+	if began.After(l.answered) {
+		l.answered = began
 	}
 }
 
@@ -272,6 +277,7 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 		if asking {
 			pipe.Do(ctx, "asking")
 		}
+		c.SetErr(nil) // else an earlier answer would stay where the connection breaks
 		pipe.Process(ctx, c.Cmder)
 	}
 	waited := redis.NewIntCmd(ctx, "wait", p.replicas, p.patience().Milliseconds())

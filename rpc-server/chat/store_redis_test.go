@@ -119,6 +119,35 @@ func TestStore_KeepsWhatItAcknowledgedWhenRedisIsKilled(t *testing.T) {
 	assert.Len(t, s.all(t, chat), len(acked)+senders, "each message once")
 }
 
+// afterNoScript does something once Redis has said that it does not know a script.
+type afterNoScript struct{ do func() }
+
+func (afterNoScript) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (afterNoScript) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (a afterNoScript) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
+			a.do()
+		}
+		return err
+	}
+}
+
+func TestStore_IsUnavailableWhereRedisDiesBeforeItHasTheScript(t *testing.T) {
+	t.Parallel()
+	server := ownRedis(t)
+	s := newRig(t, server.addrs(), patience)
+	for _, client := range []redis.UniversalClient{s.sends, s.pulls} {
+		client.AddHook(afterNoScript{server.kill})
+		s.requireUnavailable(t, newChat())
+		require.NoError(t, server.start())
+		require.NoError(t, server.wait())
+	}
+}
+
 func TestStore_AFullRedisServesWhatNeedsNoMemory(t *testing.T) {
 	t.Parallel()
 	s := newRig(t, ownRedis(t).addrs(), patience)
