@@ -120,6 +120,10 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	wrk := generator{name: "the system", script: filepath.Join(dir, "load.lua")}
+	if err := os.WriteFile(wrk.script, []byte(script), 0o644); err != nil {
+		return err
+	}
 	options := stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
 		Settings: append([]string{"LEAVE_WAIT=0s", "DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
@@ -138,10 +142,7 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 
-	wrk := generator{script: filepath.Join(dir, "load.lua"), stack: s, nothing: nothing}
-	if err := os.WriteFile(wrk.script, []byte(script), 0o644); err != nil {
-		return err
-	}
+	wrk.stack, wrk.nothing = s, nothing
 	if cfg.PGO {
 		return profile(ctx, s, func() error {
 			for _, l := range loads[1:] {
@@ -228,6 +229,7 @@ func download(ctx context.Context, url, file string) error {
 
 // generator puts load on a stack, or on the floor.
 type generator struct {
+	name    string // of what it puts load on, for errors
 	script  string // of wrk
 	stack   *stack.Stack
 	nothing *stack.Process
@@ -244,19 +246,16 @@ func (g generator) ask(l load, d time.Duration) (round, error) {
 	if g.https {
 		url = strings.Replace(url, "http:", "https:", 1)
 	}
-	before := map[string]time.Duration{}
-	for _, p := range processes {
-		before[p.Name] = p.CPU()
-	}
+	spent := meter(processes)
 	out, err := exec.Command("wrk", "-t1", fmt.Sprintf("-c%d", cmp.Or(l.connections, 64)), fmt.Sprintf("-d%ds", max(1, int(d.Seconds()))), "--timeout=10s", "--latency",
 		"-s", g.script, url, "--", l.kind, l.prefix, strconv.Itoa(l.chats), cmp.Or(l.query, "limit=10"), g.tokens).CombinedOutput()
 	if err != nil {
-		return round{}, fmt.Errorf("%s: wrk: %w\n%s", l.name, err, out)
+		return round{}, fmt.Errorf("%s: %s: wrk: %w\n%s", g.name, l.name, err, out)
 	}
 	if strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
-		return round{}, fmt.Errorf("%s: requests failed:\n%s", l.name, out)
+		return round{}, fmt.Errorf("%s: %s: requests failed:\n%s", g.name, l.name, out)
 	}
-	r := round{cpu: map[string]time.Duration{}}
+	var r round
 	requests := 0.0
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
@@ -275,12 +274,26 @@ func (g generator) ask(l load, d time.Duration) (round, error) {
 		}
 	}
 	if requests == 0 {
-		return round{}, fmt.Errorf("%s: wrk made no request:\n%s", l.name, out)
+		return round{}, fmt.Errorf("%s: %s: wrk made no request:\n%s", g.name, l.name, out)
 	}
-	for _, p := range processes {
-		r.cpu[p.Name] = time.Duration(float64(p.CPU()-before[p.Name]) / requests)
-	}
+	r.cpu = spent(requests)
 	return r, nil
+}
+
+// meter returns a function that returns the CPU time that each process has used since, for each
+// of so many requests.
+func meter(processes []*stack.Process) func(requests float64) map[string]time.Duration {
+	before := map[string]time.Duration{}
+	for _, p := range processes {
+		before[p.Name] = p.CPU()
+	}
+	return func(requests float64) map[string]time.Duration {
+		spent := map[string]time.Duration{}
+		for _, p := range processes {
+			spent[p.Name] = time.Duration(float64(p.CPU()-before[p.Name]) / requests)
+		}
+		return spent
+	}
 }
 
 // half asks at a fixed rate, whether or not answers come: latency means something
