@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -39,6 +40,9 @@ type config struct {
 	Long       int           `default:"1000000" help:"Messages of a long chat; a thousandth of that are a short one's."`
 	Many       int           `default:"100000" help:"Chats that are many."`
 	Settings   []string      `help:"More settings of both servers, as NAME=value, separated by commas."`
+	Base       string        `help:"Revision to compare this checkout with, side by side: it is built, too." xor:"base"`
+	BaseBin    string        `help:"Folder of the binaries to compare with, in place of a revision." xor:"base"`
+	Only       string        `help:"Measure nothing but the rows of that comparison whose names match this regular expression ('.' is all), and write no file."`
 	Out        string        `help:"File to write the results to, as Markdown; by default they are only printed."`
 	PGO        bool          `name:"pgo" help:"Measure nothing, but write the default.pgo of both servers, for the checkout in this folder: where their CPU time goes."`
 
@@ -115,6 +119,10 @@ func run(ctx context.Context, cfg config) error {
 			return err
 		}
 	}
+	base, err := findBase(ctx, cfg)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "im-bench-")
 	if err != nil {
 		return err
@@ -127,6 +135,11 @@ func run(ctx context.Context, cfg config) error {
 	options := stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
 		Settings: append([]string{"LEAVE_WAIT=0s", "DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
+	}
+	if cfg.Only != "" {
+		text, err := wrk.besideBase(ctx, cfg, options, base)
+		fmt.Print(text)
+		return err
 	}
 	s, err := stack.Start(ctx, options)
 	if err != nil {
@@ -169,7 +182,7 @@ func run(ctx context.Context, cfg config) error {
 	}
 	halves := map[string]*vegeta.Metrics{}
 	for _, l := range loads[1:3] {
-		halves[l.name] = half(s.URL(), l.name, int(median(results[l.name], rate)/2), cfg.Duration)
+		halves[l.name] = open(client(), s.URL(), l.kind, int(median(results[l.name], rate)/2), cfg.Duration)
 	}
 	text := report(cfg, results, halves, s)
 	growth, err := wrk.growth(ctx, cfg)
@@ -188,6 +201,13 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	text += growth + cluster + secured
+	if base.bin != "" {
+		beside, err := wrk.besideBase(ctx, cfg, options, base)
+		if err != nil {
+			return err
+		}
+		text += beside
+	}
 	fmt.Print(text)
 	if cfg.Out == "" {
 		return nil
@@ -239,7 +259,7 @@ type generator struct {
 
 // ask runs wrk with one thread, and tells what it cost.
 func (g generator) ask(l load, d time.Duration) (round, error) {
-	url, processes := g.stack.URL(), slices.Concat(g.stack.Redis, g.stack.RPCServers, g.stack.Gateways)
+	url, processes := g.stack.URL(), g.processes()
 	if l.name == floorLoad {
 		url, processes = "http://"+g.nothing.Addr, []*stack.Process{g.nothing}
 	}
@@ -280,6 +300,11 @@ func (g generator) ask(l load, d time.Duration) (round, error) {
 	return r, nil
 }
 
+// processes are those whose CPU time counts.
+func (g generator) processes() []*stack.Process {
+	return slices.Concat(g.stack.Redis, g.stack.RPCServers, g.stack.Gateways)
+}
+
 // meter returns a function that returns the CPU time that each process has used since, for each
 // of so many requests.
 func meter(processes []*stack.Process) func(requests float64) map[string]time.Duration {
@@ -296,30 +321,36 @@ func meter(processes []*stack.Process) func(requests float64) map[string]time.Du
 	}
 }
 
-// half asks at a fixed rate, whether or not answers come: latency means something
+// client returns an HTTP client for open. It keeps as many connections as it opens: one
+// that has to open a new one for each request once it is behind stays behind, and measures
+// that.
+func client() *http.Client {
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+}
+
+// open asks at a fixed rate, whether or not answers come: latency means something
 // only where the system is not saturated.
-func half(url, name string, rate int, d time.Duration) *vegeta.Metrics {
+func open(client *http.Client, url, kind string, rate int, d time.Duration) *vegeta.Metrics {
 	var asked atomic.Int64 // by several goroutines
 	target := func(t *vegeta.Target) error {
 		n := asked.Add(1)
-		chat := fmt.Sprintf("some-a-%d:some-b-%d", n%1000, n%1000)
+		member := rand.IntN(1000)
+		chat := fmt.Sprintf("some-a-%d:some-b-%d", member, member)
 		t.Method, t.URL, t.Body, t.Header = http.MethodGet, url+"/api/pull?limit=10&chat="+chat, nil, nil
-		if name == "send" {
+		if kind == "send" || kind == "mix" && n%5 == 0 {
 			t.Method, t.URL = http.MethodPost, url+"/api/send"
-			t.Body = fmt.Appendf(nil, `{"chat":%q,"text":"message %d","sender":"some-a-%d"}`, chat, n, n%1000)
+			t.Body = fmt.Appendf(nil, `{"chat":%q,"text":"message %d","sender":"some-a-%d"}`, chat, n, member)
 			t.Header = http.Header{"Content-Type": {"application/json"}}
 		}
 		return nil
 	}
 	m := new(vegeta.Metrics)
-	// It keeps as many connections as it opens: one that has to open a new one for each
-	// request once it is behind stays behind, and measures that.
-	for r := range vegeta.NewAttacker(vegeta.Connections(1000)).Attack(target, vegeta.Rate{Freq: rate, Per: time.Second}, d, name) {
+	for r := range vegeta.NewAttacker(vegeta.Client(client)).Attack(target, vegeta.Rate{Freq: rate, Per: time.Second}, d, kind) {
 		m.Add(r)
 	}
 	m.Close()
 	for _, err := range m.Errors[:min(5, len(m.Errors))] {
-		fmt.Println(name, err)
+		fmt.Println(kind, err)
 	}
 	return m
 }
@@ -329,19 +360,29 @@ func median(rounds []round, of func(round) float64) float64 {
 	for _, r := range rounds {
 		all = append(all, of(r))
 	}
+	return middle(all)
+}
+
+// middle sorts all, and returns the median.
+func middle(all []float64) float64 {
 	slices.Sort(all)
 	return all[len(all)/2]
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
+// describe returns the name of a commit, given as git describe takes it.
+func describe(commit string) string {
+	name, _ := exec.Command("git", "describe", "--always", "--abbrev=12", commit).Output()
+	return strings.TrimSpace(string(name))
+}
+
 func report(cfg config, results map[string][]round, halves map[string]*vegeta.Metrics, s *stack.Stack) string {
 	var b strings.Builder
-	commit, _ := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12").Output()
 	kernel, _ := exec.Command("uname", "-sr").Output()
 	redis, _ := exec.Command("redis-server", "--version").Output()
 	version, _, _ := strings.Cut(strings.TrimPrefix(string(redis), "Redis server "), " sha")
-	fmt.Fprintf(&b, preface, strings.TrimSpace(string(commit)), runtime.NumCPU(), strings.TrimSpace(string(kernel)), version, cfg.RPCServers, cfg.Rounds, cfg.Duration)
+	fmt.Fprintf(&b, preface, describe("--dirty"), runtime.NumCPU(), strings.TrimSpace(string(kernel)), version, cfg.RPCServers, cfg.Rounds, cfg.Duration)
 	base := median(results["floor"], cost)
 	for _, l := range loads {
 		rounds := results[l.name]
