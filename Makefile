@@ -35,7 +35,7 @@ redis-cluster-test: ## run the tests of rpc-server's store and of the whole once
 	@go build -C tools/test -o ../../.bin/test .
 	@.bin/test -count=1 -timeout=25m rpc-server/chat:-race,.,-cluster e2e:.,-redis=cluster
 
-bench: ## measure the system on this machine, and write docs/benchmarks.md; also beside an earlier version: make bench BASE=REV, only that: ONLY=.
+bench: ## measure the system on this machine, and write docs/benchmarks.md; with BASE=REV, beside that revision, too; with ONLY=., nothing else
 	@tools/install redis-server=redis-server:redis wrk=wrk
 	@echo 'building the benchmark'
 	@go build -C e2e -o ../.bin/bench ./cmd/bench

@@ -23,7 +23,7 @@ func findBase(ctx context.Context, cfg config) (version, error) {
 		return version{"given binaries", cfg.BaseBin}, nil
 	case cfg.Base != "":
 		bin, err := stack.BuildRevision(ctx, ".", cfg.Base, func(what string) { fmt.Println(what) })
-		return version{describe(cfg.Base), bin}, err
+		return version{"commit " + describe(cfg.Base), bin}, err
 	case cfg.Only != "":
 		return version{}, errors.New("--only needs --base or --base-bin")
 	default:
@@ -33,10 +33,12 @@ func findBase(ctx context.Context, cfg config) (version, error) {
 
 // trial is one row of the comparison.
 type trial struct {
-	name string
-	// begin prepares both sides, the base first, and returns what measures one of them.
-	begin func(ctx context.Context, sides []generator) (measure func(i int) (round, error), err error)
+	name  string
+	begin begin
 }
+
+// begin prepares both sides, the base first, and returns what measures one of them.
+type begin func(ctx context.Context, sides []generator) (measure func(i int) (round, error), err error)
 
 // besideBase compares this version with another one. Both run at a time, and each is idle
 // while the other is measured.
@@ -157,7 +159,7 @@ func besideRow(name string, base, this []round) string {
 }
 
 // closedLoop measures a load with wrk, each of whose connections asks again when it is answered.
-func closedLoop(l load, d time.Duration) func(context.Context, []generator) (func(int) (round, error), error) {
+func closedLoop(l load, d time.Duration) begin {
 	return func(_ context.Context, sides []generator) (func(int) (round, error), error) {
 		return func(i int) (round, error) { return sides[i].ask(l, d) }, nil
 	}
@@ -166,7 +168,7 @@ func closedLoop(l load, d time.Duration) func(context.Context, []generator) (fun
 // openLoop measures a load at a quarter of the rate that the base can take.
 // A request costs the servers twice the CPU time there, since batches are small, and vegeta
 // takes some, too: at half of that rate the machine would be saturated.
-func openLoop(l load, d time.Duration) func(context.Context, []generator) (func(int) (round, error), error) {
+func openLoop(l load, d time.Duration) begin {
 	return func(_ context.Context, sides []generator) (func(int) (round, error), error) {
 		full, err := sides[0].ask(l, d)
 		if err != nil {
@@ -185,14 +187,14 @@ func openLoop(l load, d time.Duration) func(context.Context, []generator) (func(
 }
 
 // hotChat compares many chats of this version with one.
-func hotChat(d time.Duration) func(context.Context, []generator) (func(int) (round, error), error) {
+func hotChat(d time.Duration) begin {
 	return func(_ context.Context, sides []generator) (func(int) (round, error), error) {
 		return sides[1].each(hot, d), nil
 	}
 }
 
 // besideLarge measures sends while others pull large pages.
-func besideLarge(d time.Duration) func(context.Context, []generator) (func(int) (round, error), error) {
+func besideLarge(d time.Duration) begin {
 	return func(ctx context.Context, sides []generator) (func(int) (round, error), error) {
 		for _, side := range sides {
 			if err := side.fillLarge(ctx); err != nil {
@@ -206,11 +208,11 @@ func besideLarge(d time.Duration) func(context.Context, []generator) (func(int) 
 const basePreface = `
 ## Beside an earlier version
 
-Commit %s beside its base, commit %s: figures are base → this, ratios this / base. Both systems run all the time, each with a
-Redis and an etcd of its own, and each is idle while the other is measured. A round measures both, one right after the other, in an order that changes each time. Figures
-are medians of %d rounds of %s; a ratio is the median of the ratios of the rounds, and says more. Open loop is at a fixed rate, whether or
-not answers come: a quarter of what the base takes at 64 connections. CPU times are of whole processes, for each request; beside large pages
-they have what the pages cost, too.
+This is commit %s, the base %s: figures are base → this, ratios this / base. Both systems run all the time, each
+with a Redis and an etcd of its own, and each is idle while the other is measured. A round measures both, one right after the other, in
+an order that changes each time. Figures are medians of %d rounds of %s. A ratio is the median of the ratios of the rounds: compare
+these, since the machine may change from round to round. Open loop asks at a fixed rate, whether or not answers come: a quarter of what
+the base takes at 64 connections. CPU times are of whole processes, for each request; beside large pages they include what the pages cost.
 
 | load | requests/s | ratio | CPU µs | ratio | p50 ms | ratio | p99 ms | ratio | of which CPU, µs |
 |---|---|---|---|---|---|---|---|---|---|

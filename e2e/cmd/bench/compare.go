@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -31,21 +32,23 @@ type system struct {
 // The caller must call stop, also after an error.
 func (g generator) start(ctx context.Context, o stack.Options, systems []system) (generators []generator, stop func(), err error) {
 	stop = func() {
+		var all sync.WaitGroup
 		for _, g := range generators {
-			g.stack.Stop()
+			all.Go(func() { g.stack.Stop() })
 		}
+		all.Wait()
 	}
 	dir, settings := o.Dir, o.Settings
 	for _, s := range systems {
 		o := o
 		if o.Dir, err = os.MkdirTemp(dir, ""); err != nil {
-			return nil, stop, err
+			return generators, stop, err
 		}
 		o.Logs, o.Settings = filepath.Join(o.Dir, "logs"), slices.Clone(settings)
 		s.change(&o)
 		running, err := stack.Start(ctx, o)
 		if err != nil {
-			return nil, stop, fmt.Errorf("%s: %w", s.name, err)
+			return generators, stop, fmt.Errorf("%s: %w", s.name, err)
 		}
 		generators = append(generators, generator{s.name, g.script, running, g.nothing, s.tokens, s.https})
 	}

@@ -35,7 +35,7 @@ import (
 type config struct {
 	Bin        string        `help:"Folder of the binaries; by default they are built."`
 	Rounds     int           `default:"5" help:"Rounds of each kind of load."`
-	Duration   time.Duration `default:"6s" help:"Length of a round; where the system is compared with itself as it grows, a third of that."`
+	Duration   time.Duration `default:"6s" help:"Length of a round; where the system is compared with itself as it grows, a third of that; beside a base, half."`
 	RPCServers int           `default:"1" name:"rpc-servers" help:"How many rpc-servers run."`
 	Long       int           `default:"1000000" help:"Messages of a long chat; a thousandth of that are a short one's."`
 	Many       int           `default:"100000" help:"Chats that are many."`
@@ -305,8 +305,8 @@ func (g generator) processes() []*stack.Process {
 	return slices.Concat(g.stack.Redis, g.stack.RPCServers, g.stack.Gateways)
 }
 
-// meter returns a function that returns the CPU time that each process has used since, for each
-// of so many requests.
+// meter begins to measure CPU time. The function it returns tells how much each process has used
+// since, divided by the number of requests.
 func meter(processes []*stack.Process) func(requests float64) map[string]time.Duration {
 	before := map[string]time.Duration{}
 	for _, p := range processes {
