@@ -35,11 +35,11 @@ redis-cluster-test: ## run the tests of rpc-server's store and of the whole once
 	@go build -C tools/test -o ../../.bin/test .
 	@.bin/test -count=1 -timeout=25m rpc-server/chat:-race,.,-cluster e2e:.,-redis=cluster
 
-bench: ## measure the system on this machine, and write docs/benchmarks.md
+bench: ## measure the system on this machine, and write docs/benchmarks.md; with BASE=REV, beside that revision, too; with ONLY=., nothing else
 	@tools/install redis-server=redis-server:redis wrk=wrk
 	@echo 'building the benchmark'
 	@go build -C e2e -o ../.bin/bench ./cmd/bench
-	@.bin/bench --out=docs/benchmarks.md
+	@.bin/bench $(if $(ONLY),--only='$(ONLY)',--out=docs/benchmarks.md) $(if $(BASE),--base='$(BASE)')
 
 pgo: ## find out where the servers spend their time, for the compiler: write their default.pgo
 	@tools/install redis-server=redis-server:redis wrk=wrk

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -27,38 +28,46 @@ type system struct {
 	https  bool
 }
 
-// compare starts each system, measures sends and pulls of all in alternating rounds, and
-// gives the rows of a table; ratios are to the first.
-func (g generator) compare(ctx context.Context, cfg config, o stack.Options, systems []system) (string, error) {
-	generators := make([]generator, len(systems))
+// start starts the systems, each with data of its own, and returns a generator for each.
+// The caller must call stop, also after an error.
+func (g generator) start(ctx context.Context, o stack.Options, systems []system) (generators []generator, stop func(), err error) {
+	stop = func() {
+		var all sync.WaitGroup
+		for _, g := range generators {
+			all.Go(func() { g.stack.Stop() })
+		}
+		all.Wait()
+	}
 	dir, settings := o.Dir, o.Settings
-	for i, s := range systems {
+	for _, s := range systems {
 		o := o
-		o.Dir = filepath.Join(dir, strings.ReplaceAll(s.name, " ", "-"))
+		if o.Dir, err = os.MkdirTemp(dir, ""); err != nil {
+			return generators, stop, err
+		}
 		o.Logs, o.Settings = filepath.Join(o.Dir, "logs"), slices.Clone(settings)
 		s.change(&o)
 		running, err := stack.Start(ctx, o)
 		if err != nil {
-			return "", err
+			return generators, stop, fmt.Errorf("%s: %w", s.name, err)
 		}
-		defer running.Stop()
-		generators[i] = generator{g.script, running, g.nothing, s.tokens, s.https}
+		generators = append(generators, generator{s.name, g.script, running, g.nothing, s.tokens, s.https})
 	}
+	return generators, stop, nil
+}
 
+// compare starts the systems, measures sends and pulls of all in alternating rounds, and
+// returns the rows of a table. Ratios are to the first.
+func (g generator) compare(ctx context.Context, cfg config, o stack.Options, systems []system) (string, error) {
+	generators, stop, err := g.start(ctx, o, systems)
+	defer stop()
+	if err != nil {
+		return "", err
+	}
 	var b strings.Builder
 	for _, l := range loads[1:3] {
-		results := make([][]round, len(systems))
-		warmUp := min(1, cfg.Rounds-1)
-		for n := range warmUp + cfg.Rounds {
-			for i, g := range generators {
-				r, err := g.ask(l, cfg.Duration/3)
-				if err != nil {
-					return "", fmt.Errorf("%s: %w", systems[i].name, err)
-				}
-				if n >= warmUp {
-					results[i] = append(results[i], r)
-				}
-			}
+		results, err := alternate(cfg.Rounds, len(systems), func(i int) (round, error) { return generators[i].ask(l, cfg.Duration/3) })
+		if err != nil {
+			return "", err
 		}
 		base := median(results[0], rate)
 		for i, rounds := range results {
@@ -70,6 +79,29 @@ func (g generator) compare(ctx context.Context, cfg config, o stack.Options, sys
 		}
 	}
 	return b.String(), nil
+}
+
+// alternate measures n things in alternating rounds, each second round in the reverse
+// order, and returns the rounds of each. Where there are several rounds, one more goes
+// before them and is left out.
+func alternate(rounds, n int, measure func(i int) (round, error)) ([][]round, error) {
+	results := make([][]round, n)
+	warmUp := min(1, rounds-1)
+	for r := range warmUp + rounds {
+		for i := range n {
+			if r%2 == 1 {
+				i = n - 1 - i
+			}
+			measured, err := measure(i)
+			if err != nil {
+				return nil, err
+			}
+			if r >= warmUp {
+				results[i] = append(results[i], measured)
+			}
+		}
+	}
+	return results, nil
 }
 
 // costOf gives the CPU time of the processes whose names begin so.

@@ -14,19 +14,29 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// hot compares many chats with one.
+var hot = []load{
+	{name: "1,000 chats", kind: "send", prefix: "some", chats: 1000},
+	{name: "one", kind: "send", prefix: "hot", chats: 1},
+}
+
+// sixteen is for askBesideLarge.
+var sixteen = load{name: "16 senders while two clients pull pages of 4 MiB", kind: "send", prefix: "some", chats: 1000, connections: 16}
+
 // growth compares the system with itself as data and load grow, and gives a table.
 // What is compared is measured in alternating rounds.
 func (g generator) growth(ctx context.Context, cfg config) (string, error) {
 	store := redis.NewClient(&redis.Options{Addr: g.stack.Redis[0].Addr})
 	defer store.Close()
+	d := cfg.Duration / 3
 	var b strings.Builder
 	row := func(what, base, other string, ratio float64, wanted string) {
 		line := fmt.Sprintf("| %s | %s | %s | %.2f | %s |\n", what, base, other, ratio, wanted)
 		fmt.Print(line)
 		b.WriteString(line)
 	}
-	rates := func(what string, loads []load, before func(i int) error, wanted string) error {
-		results, err := g.alternate(cfg, loads, before)
+	rates := func(what string, loads []load, measure func(i int) (round, error), wanted string) error {
+		results, err := alternate(cfg.Rounds, len(loads), measure)
 		if err != nil {
 			return err
 		}
@@ -44,7 +54,12 @@ func (g generator) growth(ctx context.Context, cfg config) (string, error) {
 	for _, mode := range modes {
 		sends = append(sends, load{name: mode, kind: "send", prefix: "file", chats: 1000})
 	}
-	err := rates("sends, by the append-only file's flush", sends, func(i int) error { return flush(ctx, store, modes[i]) }, "0.9 or more")
+	err := rates("sends, by the append-only file's flush", sends, func(i int) (round, error) {
+		if err := flush(ctx, store, modes[i]); err != nil {
+			return round{}, err
+		}
+		return g.ask(sends[i], d)
+	}, "0.9 or more")
 	if err != nil {
 		return "", err
 	}
@@ -66,10 +81,11 @@ func (g generator) growth(ctx context.Context, cfg config) (string, error) {
 		{"send", "", ""},
 	} {
 		kind, _, _ := strings.Cut(at.name, " ")
-		results, err := g.alternate(cfg, []load{
+		chats := []load{
 			{name: "short " + at.name, kind: kind, prefix: "short", chats: 1, query: at.short},
 			{name: "long " + at.name, kind: kind, prefix: "long", chats: 1, query: at.long},
-		}, nil)
+		}
+		results, err := alternate(cfg.Rounds, len(chats), g.each(chats, d))
 		if err != nil {
 			return "", err
 		}
@@ -77,40 +93,30 @@ func (g generator) growth(ctx context.Context, cfg config) (string, error) {
 		row(at.name+", CPU", fmt.Sprintf("a chat that begins with %d: %.1f µs", cfg.Long/1000, short), fmt.Sprintf("with %d: %.1f µs", cfg.Long, long), long/short, "1.3 or less")
 	}
 
-	err = rates("sends to one hot chat", []load{
-		{name: "1,000 chats", kind: "send", prefix: "some", chats: 1000},
-		{name: "one", kind: "send", prefix: "hot", chats: 1},
-	}, nil, "0.8 or more")
-	if err != nil {
+	if err := rates("sends to one hot chat", hot, g.each(hot, d), "0.8 or more"); err != nil {
 		return "", err
 	}
-	err = rates("pages", []load{
+	pages := []load{
 		{name: "of 10", kind: "pull", prefix: "long", chats: 1, query: "limit=10"},
 		{name: "of 1", kind: "pull", prefix: "long", chats: 1, query: "limit=1"},
 		{name: "of 100", kind: "pull", prefix: "long", chats: 1, query: "limit=100"},
 		{name: "of 1,000", kind: "pull", prefix: "long", chats: 1, query: "limit=1000"},
-	}, nil, "")
-	if err != nil {
+	}
+	if err := rates("pages", pages, g.each(pages, d), ""); err != nil {
 		return "", err
 	}
 
-	// Large pages beside sends: two clients pull them until the round is over.
-	if err := g.fill(ctx, "large", 70, func(int) string { return strings.Repeat("a", 64<<10) }); err != nil {
+	if err := g.fillLarge(ctx); err != nil {
 		return "", err
 	}
-	stop := func() {}
-	err = rates("16 senders while two clients pull pages of 4 MiB", []load{
-		{name: "alone", kind: "send", prefix: "some", chats: 1000, connections: 16},
-		{name: "beside them", kind: "send", prefix: "some", chats: 1000, connections: 16},
-	}, func(i int) error {
-		if stop(); i == 1 {
-			stop = g.pullLarge(ctx)
-		} else {
-			stop = func() {}
+	alone, beside := sixteen, sixteen
+	alone.name, beside.name = "alone", "beside them"
+	err = rates(sixteen.name, []load{alone, beside}, func(i int) (round, error) {
+		if i == 0 {
+			return g.ask(alone, d)
 		}
-		return nil
+		return g.askBesideLarge(ctx, beside, d)
 	}, "0.7 or more")
-	stop()
 	if err != nil {
 		return "", err
 	}
@@ -133,7 +139,7 @@ func (g generator) growth(ctx context.Context, cfg config) (string, error) {
 			}
 			time.Sleep(2 * time.Second) // the gateway's view is at most one second old
 		}
-		results, err := g.alternate(cfg, loads[1:2], nil)
+		results, err := alternate(cfg.Rounds, 1, g.each(loads[1:2], d))
 		if err != nil {
 			return "", err
 		}
@@ -150,28 +156,9 @@ func (g generator) growth(ctx context.Context, cfg config) (string, error) {
 func rate(r round) float64 { return r.rate }
 func cost(r round) float64 { return micros(r.total()) }
 
-// alternate measures loads in rounds. Where there are several, one more goes before
-// them and is left out. before, if there is one, is told which load comes next.
-func (g generator) alternate(cfg config, loads []load, before func(i int) error) ([][]round, error) {
-	results := make([][]round, len(loads))
-	warmUp := min(1, cfg.Rounds-1)
-	for n := range warmUp + cfg.Rounds {
-		for i, l := range loads {
-			if before != nil {
-				if err := before(i); err != nil {
-					return nil, err
-				}
-			}
-			r, err := g.ask(l, cfg.Duration/3)
-			if err != nil {
-				return nil, err
-			}
-			if n >= warmUp {
-				results[i] = append(results[i], r)
-			}
-		}
-	}
-	return results, nil
+// each returns what measures the load of a number.
+func (g generator) each(loads []load, d time.Duration) func(i int) (round, error) {
+	return func(i int) (round, error) { return g.ask(loads[i], d) }
 }
 
 // flush sets how often Redis flushes its file; "no file at all" is that.
@@ -245,8 +232,13 @@ func post(ctx context.Context, client *http.Client, url, body string) error {
 	return nil
 }
 
-// pullLarge has two clients pull large pages until it is stopped.
-func (g generator) pullLarge(ctx context.Context) (stop func()) {
+// fillLarge sends the messages of the pages that askBesideLarge has pulled.
+func (g generator) fillLarge(ctx context.Context) error {
+	return g.fill(ctx, "large", 70, func(int) string { return strings.Repeat("a", 64<<10) })
+}
+
+// askBesideLarge is ask while two clients pull large pages.
+func (g generator) askBesideLarge(ctx context.Context, l load, d time.Duration) (round, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	for range 2 {
@@ -263,7 +255,9 @@ func (g generator) pullLarge(ctx context.Context) (stop func()) {
 			}
 		})
 	}
-	return func() { cancel(); all.Wait() }
+	defer all.Wait()
+	defer cancel()
+	return g.ask(l, d)
 }
 
 // manyChats tells what a chat and a message take.

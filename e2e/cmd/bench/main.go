@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/exec"
@@ -34,11 +35,14 @@ import (
 type config struct {
 	Bin        string        `help:"Folder of the binaries; by default they are built."`
 	Rounds     int           `default:"5" help:"Rounds of each kind of load."`
-	Duration   time.Duration `default:"6s" help:"Length of a round; where the system is compared with itself as it grows, a third of that."`
+	Duration   time.Duration `default:"6s" help:"Length of a round; where the system is compared with itself as it grows, a third of that; beside a base, half."`
 	RPCServers int           `default:"1" name:"rpc-servers" help:"How many rpc-servers run."`
 	Long       int           `default:"1000000" help:"Messages of a long chat; a thousandth of that are a short one's."`
 	Many       int           `default:"100000" help:"Chats that are many."`
 	Settings   []string      `help:"More settings of both servers, as NAME=value, separated by commas."`
+	Base       string        `help:"Revision to compare this checkout with, side by side: it is built, too." xor:"base"`
+	BaseBin    string        `help:"Folder of the binaries to compare with, in place of a revision." xor:"base"`
+	Only       string        `help:"Measure nothing but the rows of that comparison whose names match this regular expression ('.' is all), and write no file."`
 	Out        string        `help:"File to write the results to, as Markdown; by default they are only printed."`
 	PGO        bool          `name:"pgo" help:"Measure nothing, but write the default.pgo of both servers, for the checkout in this folder: where their CPU time goes."`
 
@@ -115,14 +119,27 @@ func run(ctx context.Context, cfg config) error {
 			return err
 		}
 	}
+	base, err := findBase(ctx, cfg)
+	if err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "im-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	wrk := generator{name: "the system", script: filepath.Join(dir, "load.lua")}
+	if err := os.WriteFile(wrk.script, []byte(script), 0o644); err != nil {
+		return err
+	}
 	options := stack.Options{
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
 		Settings: append([]string{"LEAVE_WAIT=0s", "DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
+	}
+	if cfg.Only != "" {
+		text, err := wrk.besideBase(ctx, cfg, options, base)
+		fmt.Print(text)
+		return err
 	}
 	s, err := stack.Start(ctx, options)
 	if err != nil {
@@ -138,10 +155,7 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 
-	wrk := generator{script: filepath.Join(dir, "load.lua"), stack: s, nothing: nothing}
-	if err := os.WriteFile(wrk.script, []byte(script), 0o644); err != nil {
-		return err
-	}
+	wrk.stack, wrk.nothing = s, nothing
 	if cfg.PGO {
 		return profile(ctx, s, func() error {
 			for _, l := range loads[1:] {
@@ -168,7 +182,7 @@ func run(ctx context.Context, cfg config) error {
 	}
 	halves := map[string]*vegeta.Metrics{}
 	for _, l := range loads[1:3] {
-		halves[l.name] = half(s.URL(), l.name, int(median(results[l.name], rate)/2), cfg.Duration)
+		halves[l.name] = open(client(), s.URL(), l.kind, int(median(results[l.name], rate)/2), cfg.Duration)
 	}
 	text := report(cfg, results, halves, s)
 	growth, err := wrk.growth(ctx, cfg)
@@ -187,6 +201,13 @@ func run(ctx context.Context, cfg config) error {
 		return err
 	}
 	text += growth + cluster + secured
+	if base.bin != "" {
+		beside, err := wrk.besideBase(ctx, cfg, options, base)
+		if err != nil {
+			return err
+		}
+		text += beside
+	}
 	fmt.Print(text)
 	if cfg.Out == "" {
 		return nil
@@ -228,6 +249,7 @@ func download(ctx context.Context, url, file string) error {
 
 // generator puts load on a stack, or on the floor.
 type generator struct {
+	name    string // of what it puts load on, for errors
 	script  string // of wrk
 	stack   *stack.Stack
 	nothing *stack.Process
@@ -237,26 +259,23 @@ type generator struct {
 
 // ask runs wrk with one thread, and tells what it cost.
 func (g generator) ask(l load, d time.Duration) (round, error) {
-	url, processes := g.stack.URL(), slices.Concat(g.stack.Redis, g.stack.RPCServers, g.stack.Gateways)
+	url, processes := g.stack.URL(), g.processes()
 	if l.name == floorLoad {
 		url, processes = "http://"+g.nothing.Addr, []*stack.Process{g.nothing}
 	}
 	if g.https {
 		url = strings.Replace(url, "http:", "https:", 1)
 	}
-	before := map[string]time.Duration{}
-	for _, p := range processes {
-		before[p.Name] = p.CPU()
-	}
+	spent := meter(processes)
 	out, err := exec.Command("wrk", "-t1", fmt.Sprintf("-c%d", cmp.Or(l.connections, 64)), fmt.Sprintf("-d%ds", max(1, int(d.Seconds()))), "--timeout=10s", "--latency",
 		"-s", g.script, url, "--", l.kind, l.prefix, strconv.Itoa(l.chats), cmp.Or(l.query, "limit=10"), g.tokens).CombinedOutput()
 	if err != nil {
-		return round{}, fmt.Errorf("%s: wrk: %w\n%s", l.name, err, out)
+		return round{}, fmt.Errorf("%s: %s: wrk: %w\n%s", g.name, l.name, err, out)
 	}
 	if strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
-		return round{}, fmt.Errorf("%s: requests failed:\n%s", l.name, out)
+		return round{}, fmt.Errorf("%s: %s: requests failed:\n%s", g.name, l.name, out)
 	}
-	r := round{cpu: map[string]time.Duration{}}
+	var r round
 	requests := 0.0
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
@@ -275,38 +294,63 @@ func (g generator) ask(l load, d time.Duration) (round, error) {
 		}
 	}
 	if requests == 0 {
-		return round{}, fmt.Errorf("%s: wrk made no request:\n%s", l.name, out)
+		return round{}, fmt.Errorf("%s: %s: wrk made no request:\n%s", g.name, l.name, out)
 	}
-	for _, p := range processes {
-		r.cpu[p.Name] = time.Duration(float64(p.CPU()-before[p.Name]) / requests)
-	}
+	r.cpu = spent(requests)
 	return r, nil
 }
 
-// half asks at a fixed rate, whether or not answers come: latency means something
+// processes are those whose CPU time counts.
+func (g generator) processes() []*stack.Process {
+	return slices.Concat(g.stack.Redis, g.stack.RPCServers, g.stack.Gateways)
+}
+
+// meter begins to measure CPU time. The function it returns tells how much each process has used
+// since, divided by the number of requests.
+func meter(processes []*stack.Process) func(requests float64) map[string]time.Duration {
+	before := map[string]time.Duration{}
+	for _, p := range processes {
+		before[p.Name] = p.CPU()
+	}
+	return func(requests float64) map[string]time.Duration {
+		spent := map[string]time.Duration{}
+		for _, p := range processes {
+			spent[p.Name] = time.Duration(float64(p.CPU()-before[p.Name]) / requests)
+		}
+		return spent
+	}
+}
+
+// client returns an HTTP client for open. It keeps as many connections as it opens: one
+// that has to open a new one for each request once it is behind stays behind, and measures
+// that.
+func client() *http.Client {
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+}
+
+// open asks at a fixed rate, whether or not answers come: latency means something
 // only where the system is not saturated.
-func half(url, name string, rate int, d time.Duration) *vegeta.Metrics {
+func open(client *http.Client, url, kind string, rate int, d time.Duration) *vegeta.Metrics {
 	var asked atomic.Int64 // by several goroutines
 	target := func(t *vegeta.Target) error {
 		n := asked.Add(1)
-		chat := fmt.Sprintf("some-a-%d:some-b-%d", n%1000, n%1000)
+		member := rand.IntN(1000)
+		chat := fmt.Sprintf("some-a-%d:some-b-%d", member, member)
 		t.Method, t.URL, t.Body, t.Header = http.MethodGet, url+"/api/pull?limit=10&chat="+chat, nil, nil
-		if name == "send" {
+		if kind == "send" || kind == "mix" && n%5 == 0 {
 			t.Method, t.URL = http.MethodPost, url+"/api/send"
-			t.Body = fmt.Appendf(nil, `{"chat":%q,"text":"message %d","sender":"some-a-%d"}`, chat, n, n%1000)
+			t.Body = fmt.Appendf(nil, `{"chat":%q,"text":"message %d","sender":"some-a-%d"}`, chat, n, member)
 			t.Header = http.Header{"Content-Type": {"application/json"}}
 		}
 		return nil
 	}
 	m := new(vegeta.Metrics)
-	// It keeps as many connections as it opens: one that has to open a new one for each
-	// request once it is behind stays behind, and measures that.
-	for r := range vegeta.NewAttacker(vegeta.Connections(1000)).Attack(target, vegeta.Rate{Freq: rate, Per: time.Second}, d, name) {
+	for r := range vegeta.NewAttacker(vegeta.Client(client)).Attack(target, vegeta.Rate{Freq: rate, Per: time.Second}, d, kind) {
 		m.Add(r)
 	}
 	m.Close()
 	for _, err := range m.Errors[:min(5, len(m.Errors))] {
-		fmt.Println(name, err)
+		fmt.Println(kind, err)
 	}
 	return m
 }
@@ -316,19 +360,29 @@ func median(rounds []round, of func(round) float64) float64 {
 	for _, r := range rounds {
 		all = append(all, of(r))
 	}
+	return middle(all)
+}
+
+// middle sorts all, and returns the median.
+func middle(all []float64) float64 {
 	slices.Sort(all)
 	return all[len(all)/2]
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
+// describe returns the name of a commit, given as git describe takes it.
+func describe(commit string) string {
+	name, _ := exec.Command("git", "describe", "--always", "--abbrev=12", commit).Output()
+	return strings.TrimSpace(string(name))
+}
+
 func report(cfg config, results map[string][]round, halves map[string]*vegeta.Metrics, s *stack.Stack) string {
 	var b strings.Builder
-	commit, _ := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=12").Output()
 	kernel, _ := exec.Command("uname", "-sr").Output()
 	redis, _ := exec.Command("redis-server", "--version").Output()
 	version, _, _ := strings.Cut(strings.TrimPrefix(string(redis), "Redis server "), " sha")
-	fmt.Fprintf(&b, preface, strings.TrimSpace(string(commit)), runtime.NumCPU(), strings.TrimSpace(string(kernel)), version, cfg.RPCServers, cfg.Rounds, cfg.Duration)
+	fmt.Fprintf(&b, preface, describe("--dirty"), runtime.NumCPU(), strings.TrimSpace(string(kernel)), version, cfg.RPCServers, cfg.Rounds, cfg.Duration)
 	base := median(results["floor"], cost)
 	for _, l := range loads {
 		rounds := results[l.name]
