@@ -14,9 +14,6 @@ import (
 )
 
 const (
-	// maxPipelines is how many pipelines to a master are under way at a time. While Redis
-	// executes one, the next one is on its way.
-	maxPipelines = 2
 	// maxCommands is the number of commands at which a pipeline takes no more.
 	maxCommands = 64
 	// maxRedirects is how often a command follows a chat that moves between the masters
@@ -165,12 +162,11 @@ type line struct {
 	*pipelines
 	server *redis.Client
 
-	mu        sync.Mutex
-	queue     []*unit
-	commands  int           // that have no answer yet, in the queue and under way
-	running   int           // pipelines that are gathered or under way
-	gathering bool          // whether one is gathered: it takes what comes meanwhile
-	ejected   chan struct{} // closed while the master is ejected
+	mu       sync.Mutex
+	queue    []*unit
+	commands int           // that have no answer yet, in the queue and under way
+	sending  bool          // whether send runs
+	ejected  chan struct{} // closed while the master is ejected
 }
 
 // add puts a unit into the queue. Where the queue is full it refuses commands, the last
@@ -191,44 +187,43 @@ func (l *line) add(u *unit) {
 	}
 	l.commands += room
 	l.queue = append(l.queue, u)
-	l.begin()
-}
-
-// begin begins to gather a pipeline if there may be one. The caller must hold mu.
-func (l *line) begin() {
-	if len(l.queue) > 0 && !l.gathering && l.running < maxPipelines {
-		l.gathering = true
-		l.running++
+	if !l.sending {
+		l.sending = true
 		gopool.Go(l.send) // whose goroutines have stacks that need not grow
 	}
 }
 
-// send sends what has gathered, in one pipeline.
+// send sends one pipeline after the other until nothing waits. A second one at a time
+// would gain nothing: what waits meanwhile makes the next one larger, and so cheaper.
 func (l *line) send() {
-	runtime.Gosched() // whoever is about to add something does so first
-	l.mu.Lock()
-	var commands []*command
-	n := 0
-	for ; n < len(l.queue) && len(commands) < maxCommands; n++ {
-		commands = append(commands, l.queue[n].commands...)
-	}
-	units := l.queue[:n:n]
-	l.queue = l.queue[n:]
-	l.gathering = false
-	l.begin()
-	l.mu.Unlock()
-
-	if n > 0 {
+	for {
+		runtime.Gosched() // whoever is about to add something does so first
+		units, commands := l.take()
+		if len(units) == 0 {
+			return
+		}
 		l.exec(commands)
+		l.mu.Lock()
+		l.commands -= len(commands)
+		l.mu.Unlock()
 		for _, u := range units {
 			close(u.done)
 		}
 	}
+}
+
+// take takes a pipeline from the queue. Where there is none, send must end.
+func (l *line) take() (units []*unit, commands []*command) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.running--
-	l.commands -= len(commands)
-	l.begin()
+	n := 0
+	for ; n < len(l.queue) && len(commands) < maxCommands; n++ {
+		commands = append(commands, l.queue[n].commands...)
+	}
+	units = l.queue[:n:n]
+	l.queue = l.queue[n:]
+	l.sending = n > 0
+	return units, commands
 }
 
 // exec runs commands, and ejects the master if it does not answer.
