@@ -39,6 +39,9 @@ type Options struct {
 
 	// Progress is told how it goes, a line a second; nil is not.
 	Progress io.Writer
+	// Observe is called with each request once it has ended, by several goroutines at a
+	// time; nil is not.
+	Observe func(Request)
 }
 
 const (
@@ -61,11 +64,12 @@ type message struct {
 	refused bool
 }
 
-// Failure is a request that was answered with 5xx or not at all.
-type Failure struct {
-	At     time.Time // when it failed
+// Request is one that the checker made.
+type Request struct {
+	At     time.Time // when it ended
 	Took   time.Duration
 	Call   string // "send" or "pull"
+	Chat   string
 	Status int    // 0 for a broken connection
 	Err    string `json:",omitempty"`
 }
@@ -78,7 +82,7 @@ type run struct {
 
 	mu       sync.Mutex
 	messages []*message
-	failures []Failure
+	failures []Request
 
 	acked, again, polled atomic.Int64
 	lastAck              atomic.Int64 // Unix nanoseconds
@@ -222,21 +226,25 @@ func (r *run) sendOne(number int, again bool) {
 func (r *run) post(number int, m *message) int {
 	began := time.Now()
 	status, err := r.client.send(r.chat(m.chat), text(number), r.member(m.chat, number%2 == 1), m.key)
-	r.note("send", began, status, err)
+	r.note("send", r.chat(m.chat), began, status, err)
 	return status
 }
 
-func (r *run) note(call string, began time.Time, status int, err error) {
+// note tells of a request that has ended, and keeps it if it failed.
+func (r *run) note(call, chat string, began time.Time, status int, err error) {
+	req := Request{At: time.Now(), Took: time.Since(began), Call: call, Chat: chat, Status: status}
+	if err != nil {
+		req.Err = err.Error()
+	}
+	if r.Observe != nil {
+		r.Observe(req)
+	}
 	if err == nil && status < 500 {
 		return
 	}
-	f := Failure{At: time.Now(), Took: time.Since(began), Call: call, Status: status}
-	if err != nil {
-		f.Err = err.Error()
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.failures = append(r.failures, f)
+	r.failures = append(r.failures, req)
 }
 
 // pause notes how long nothing was acknowledged before now.
@@ -262,21 +270,35 @@ func numberOf(s string) int {
 	return number
 }
 
-// pull pulls a page, again and again until it is served or ctx ends.
-func (r *run) pull(ctx context.Context, q query) (page, error) {
+// errRefused is the error of a request that is answered with 4xx.
+var errRefused = errors.New("refused")
+
+// pull pulls a page once.
+func (r *run) pull(q query) (page, error) {
+	began := time.Now()
+	p, status, err := r.client.pull(q)
+	r.note("pull", q.chat, began, status, err)
+	switch {
+	case err != nil:
+		return page{}, fmt.Errorf("pulling %s: %w", q.chat, err)
+	case status >= 500:
+		return page{}, fmt.Errorf("pulling %s: %d", q.chat, status)
+	case status != http.StatusOK:
+		return page{}, fmt.Errorf("pulling %s: %w: %d", q.chat, errRefused, status)
+	}
+	return p, nil
+}
+
+// pullServed pulls a page, again and again until it is served or refused, or ctx ends.
+func (r *run) pullServed(ctx context.Context, q query) (page, error) {
 	for {
-		began := time.Now()
-		p, status, err := r.client.pull(q)
-		r.note("pull", began, status, err)
-		if err == nil && status == http.StatusOK {
-			return p, nil
-		}
-		if err == nil && status < 500 {
-			return page{}, fmt.Errorf("pulling %s is refused: %d", q.chat, status)
+		p, err := r.pull(q)
+		if err == nil || errors.Is(err, errRefused) {
+			return p, err
 		}
 		select {
 		case <-ctx.Done():
-			return page{}, errors.Join(fmt.Errorf("pulling %s: %d", q.chat, status), err)
+			return page{}, err
 		case <-time.After(retryPause):
 		}
 	}
@@ -289,7 +311,7 @@ func (r *run) pullAll() ([][]stored, error) {
 	all := make([][]stored, r.Chats)
 	for chat := range all {
 		for more := true; more; {
-			p, err := r.pull(ctx, query{chat: r.chat(chat), cursor: len(all[chat]), limit: 1000})
+			p, err := r.pullServed(ctx, query{chat: r.chat(chat), cursor: len(all[chat]), limit: 1000})
 			if err != nil {
 				return nil, err
 			}

@@ -220,6 +220,31 @@ func TestRun_TakesAFailureForUnknown(t *testing.T) {
 	assert.Equal(t, report.Sent, report.Acknowledged+report.Unknown)
 }
 
+// TestRun_ShowsEachRequest counts what an observer is called with, of which some fail.
+func TestRun_ShowsEachRequest(t *testing.T) {
+	l := newLiar()
+	l.breaks = func(request int) (fails, stored bool) { return request%10 == 0, false }
+	var mu sync.Mutex
+	calls, failed := map[string]int{}, 0
+	report, err := Run(t.Context(), Options{
+		URLs: []string{serve(t, l)}, Duration: time.Second, Chats: 3, Writers: 1, Pollers: 1, Readers: 1,
+		Observe: func(r Request) {
+			mu.Lock()
+			defer mu.Unlock()
+			calls[r.Call]++
+			if r.Status != http.StatusOK {
+				failed++
+			}
+			assert.Contains(t, r.Chat, ":")
+			assert.Positive(t, r.Took)
+		},
+	})
+	require.NoError(t, err)
+	assert.Equal(t, map[string]int{"send": l.requests, "pull": l.pulls}, calls)
+	assert.Len(t, report.Failures, failed)
+	assert.NotZero(t, failed)
+}
+
 // TestRun_AsksTheNextGatewayWhereOneIsDown has one at whose address nobody listens.
 func TestRun_AsksTheNextGatewayWhereOneIsDown(t *testing.T) {
 	report, err := Run(t.Context(), Options{URLs: []string{"http://127.0.0.1:1", serve(t, newLiar())}, Duration: time.Second, Chats: 3, Writers: 2, Pollers: 1, Readers: 1})

@@ -26,11 +26,12 @@ func newPoller(r *run, n int) *poller {
 	return p
 }
 
-// follow polls until ctx ends.
+// follow polls until ctx ends. A chat that cannot be pulled is asked again in the next
+// round: it keeps nobody from following the others.
 func (p *poller) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		for _, chat := range p.chats {
-			p.poll(ctx, chat)
+			p.poll(chat, p.pull)
 			select {
 			case <-ctx.Done():
 				return
@@ -40,9 +41,10 @@ func (p *poller) follow(ctx context.Context) {
 	}
 }
 
-func (p *poller) poll(ctx context.Context, chat int) (more bool) {
+// poll asks for what follows in a chat.
+func (p *poller) poll(chat int, pull func(query) (page, error)) (more bool) {
 	cursor := p.cursors[chat]
-	got, err := p.pull(ctx, query{chat: p.chat(chat), cursor: cursor, limit: 100})
+	got, err := pull(query{chat: p.chat(chat), cursor: cursor, limit: 100})
 	if err != nil {
 		return false
 	}
@@ -61,8 +63,9 @@ func (p *poller) poll(ctx context.Context, chat int) (more bool) {
 func (p *poller) catchUp(all [][]stored) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	pull := func(q query) (page, error) { return p.pullServed(ctx, q) }
 	for _, chat := range p.chats {
-		for p.cursors[chat] < len(all[chat]) && p.poll(ctx, chat) {
+		for p.cursors[chat] < len(all[chat]) && p.poll(chat, pull) {
 		}
 	}
 }
@@ -81,7 +84,7 @@ type sweep struct {
 	numbers     []int // from the newest on
 }
 
-// read sweeps chats until ctx ends.
+// read sweeps chats until ctx ends. A sweep ends early where a page cannot be pulled.
 func (r *reader) read(ctx context.Context) {
 	for {
 		select {
@@ -91,9 +94,9 @@ func (r *reader) read(ctx context.Context) {
 		}
 		s := sweep{chat: r.random.IntN(r.Chats)}
 		for more := true; more && len(s.numbers) < 60; {
-			got, err := r.pull(ctx, query{chat: r.chat(s.chat), cursor: len(s.numbers), limit: 20, total: s.total, reverse: true})
+			got, err := r.pull(query{chat: r.chat(s.chat), cursor: len(s.numbers), limit: 20, total: s.total, reverse: true})
 			if err != nil {
-				return
+				break
 			}
 			for _, m := range got.Messages {
 				s.numbers = append(s.numbers, numberOf(m.Text))

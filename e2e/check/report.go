@@ -32,7 +32,7 @@ type Report struct {
 
 	// LongestPause is the longest time in which nothing was acknowledged.
 	LongestPause time.Duration
-	Failures     []Failure
+	Failures     []Request // answered with 5xx or not at all
 }
 
 // Good tells whether the promises were kept, and put to the test at all.

@@ -37,6 +37,7 @@ var faults = []fault{
 	{id: "etcd-away", name: "etcd stopped for 90 s, then started empty; a gateway started meanwhile", brief: 10 * time.Second, full: 130 * time.Second, breaks: stopEtcd},
 	{id: "clock-back", name: "Redis's clock set back an hour while it runs", full: 20 * time.Second, change: movableClock, breaks: moveClock},
 	{id: "slots-moved", name: "slots of a Redis Cluster moved from master to master, with their chats", full: 15 * time.Second, change: redisIs(stack.Cluster, 0), breaks: moveSlots},
+	{id: "master-frozen", name: "SIGSTOP of one of three masters of a Redis Cluster for 10 s, in which no replica takes over; what fails is not sent again", full: 21 * time.Second, noRetry: true, change: redisIs(stack.Cluster, 0), breaks: freezeMaster},
 	{id: "cluster-failover", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, again and again; one replica waited for", brief: 12 * time.Second, full: 30 * time.Second, change: redisIs(stack.Cluster, 1), breaks: killMasters, kept: acknowledged},
 	{id: "sentinel-failover", name: "SIGKILL of a master under Sentinel whose replica is 0.3 s behind, again and again; one replica waited for, 30 messages a second", full: 60 * time.Second, rate: few, change: redisIs(stack.Sentinel, 1), breaks: killMasters, kept: acknowledged},
 	{id: "cluster-failover-unwaited", name: "SIGKILL of a master of a Redis Cluster whose replica is 0.3 s behind, no replica waited for", full: 20 * time.Second, change: redisIs(stack.Cluster, 0), breaks: killMasters, kept: once, after: lossIsTold},
@@ -311,6 +312,40 @@ func moveSlots(ctx context.Context, s *scene) {
 		}
 		s.times.Add(1)
 		sleep(ctx, between)
+	}
+}
+
+// freezeMaster freezes one of the masters of a Redis Cluster, and lets its chats alone
+// fail. It measures how long the others' requests take before and meanwhile.
+func freezeMaster(ctx context.Context, s *scene) {
+	cluster := s.redisClient().(*redis.ClusterClient)
+	assert.NoError(s, cluster.ForEachShard(ctx, func(ctx context.Context, c *redis.Client) error {
+		return c.ConfigSet(ctx, "cluster-node-timeout", "60000").Err() // no replica takes over
+	}))
+	masters := s.Masters(ctx)
+	p := masters[0]
+	unavailable := func(chat string) bool {
+		master, err := cluster.MasterForKey(context.Background(), "chat:"+chat)
+		return assert.NoError(s, err) && master.Options().Addr == p.Addr
+	}
+	others := func(chat string) bool { return !unavailable(chat) }
+
+	sleep(ctx, time.Second) // until each rpc-server knows the chats
+	calm := time.Now()
+	sleep(ctx, 5*time.Second)
+	frozen := time.Now()
+	assert.NoError(s, p.Signal(syscall.SIGSTOP))
+	s.times.Add(1)
+	sleep(ctx, 10*time.Second)
+	assert.NoError(s, p.Signal(syscall.SIGCONT))
+	thawed := time.Now()
+	s.allowOf(unavailable, "", http.StatusServiceUnavailable, frozen, thawed.Add(time.Second))
+	sleep(ctx, time.Second)
+
+	assert.Equal(s, masters, s.Masters(context.Background()), "no replica took over")
+	for _, call := range []string{"send", "pull"} {
+		s.figure("p99 of a %s in a chat of the other masters: %s before, %s while one is frozen",
+			call, s.p99(call, others, calm, frozen), s.p99(call, others, frozen, thawed))
 	}
 }
 

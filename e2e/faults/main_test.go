@@ -84,28 +84,69 @@ type fault struct {
 type scene struct {
 	*testing.T
 	*stack.Stack
-	dir  string // of Redis's and etcd's data
-	logs string
+	fault fault
+	dir   string // of Redis's and etcd's data
+	logs  string
 
-	times atomic.Int64 // how often something was broken
+	times   atomic.Int64 // how often something was broken
+	figures []string     // what was measured, for docs/faults.md
 
-	mu      sync.Mutex
-	allowed []window // what may fail because of it
-	still   int      // how often the disk stood still
+	mu       sync.Mutex
+	requests []check.Request // of the checker
+	allowed  []window        // what may fail because of it
+	still    int             // how often the disk stood still
 }
 
 // window is a span of time in which requests may be answered with a status.
 type window struct {
-	call     string // "send", "pull", or empty for both
+	call     string                 // "send", "pull", or empty for both
+	chats    func(chat string) bool // nil is all
 	status   int
 	from, to time.Time
 }
 
 // allow lets requests that were under way between from and to fail with status.
 func (s *scene) allow(call string, status int, from, to time.Time) {
+	s.allowOf(nil, call, status, from, to)
+}
+
+// allowOf is allow for some chats alone.
+func (s *scene) allowOf(chats func(chat string) bool, call string, status int, from, to time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.allowed = append(s.allowed, window{call, status, from, to})
+	s.allowed = append(s.allowed, window{call, chats, status, from, to})
+}
+
+func (s *scene) observe(r check.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests = append(s.requests, r)
+}
+
+// p99 is the 99th percentile of how long the calls for some chats took that began between
+// from and to; chats that are nil are all.
+func (s *scene) p99(call string, chats func(chat string) bool, from, to time.Time) time.Duration {
+	s.mu.Lock()
+	requests := slices.Clone(s.requests)
+	s.mu.Unlock()
+	var took []time.Duration
+	for _, r := range requests {
+		began := r.At.Add(-r.Took)
+		if r.Call == call && began.After(from) && began.Before(to) && (chats == nil || chats(r.Chat)) {
+			took = append(took, r.Took)
+		}
+	}
+	if !assert.NotEmpty(s, took, call) {
+		return 0
+	}
+	slices.Sort(took)
+	return took[len(took)*99/100].Round(10 * time.Microsecond)
+}
+
+// figure notes what was measured, for docs/faults.md.
+func (s *scene) figure(format string, args ...any) {
+	s.Logf(format, args...)
+	s.figures = append(s.figures, fmt.Sprintf(format, args...))
 }
 
 // watchDisk flushes something to Redis's disk again and again until ctx ends. Where that
@@ -132,16 +173,16 @@ func (s *scene) watchDisk(ctx context.Context) {
 // outcome is a row of docs/faults.md.
 type outcome struct {
 	fault
-	times  int64
-	still  int
-	report *check.Report
+	times   int64
+	still   int
+	figures []string
+	report  *check.Report
 }
 
 var outcomes []outcome
 
-// survive breaks something, and sees to it that no message is lost, stored twice
-// or out of order, and that no request fails but those that may.
-func (f fault) survive(t *testing.T) {
+// run breaks something while the checker runs. The servers are those in the folder bin.
+func (f fault) run(t *testing.T, bin string) (*scene, *check.Report) {
 	t.Helper()
 	duration := f.brief
 	if *full {
@@ -160,7 +201,7 @@ func (f fault) survive(t *testing.T) {
 	stack, err := stack.Start(starting, o)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, stack.Stop()) })
-	s := &scene{T: t, Stack: stack, dir: dir, logs: o.Logs}
+	s := &scene{T: t, Stack: stack, fault: f, dir: dir, logs: o.Logs}
 
 	var urls []string
 	for _, g := range stack.Gateways {
@@ -190,27 +231,34 @@ func (f fault) survive(t *testing.T) {
 		patience = 0
 	}
 	report, err := check.Run(t.Context(), check.Options{
-		URLs: urls, Duration: duration, Chats: 40, Rate: rate, Patience: patience, Repeats: 10, Pollers: 2, Readers: 1, Seed: *seed,
+		URLs: urls, Duration: duration, Chats: 40, Rate: rate, Patience: patience, Repeats: 10, Pollers: 2, Readers: 1, Seed: *seed, Observe: s.observe,
 	})
 	<-broken
 	unwatch()
 	<-watched
 	require.NoError(t, err)
 	t.Logf("seed %d, broken %d times\n%s", *seed, s.times.Load(), report)
+	return s, report
+}
 
+// survive breaks something, and sees to it that no message is lost, stored twice
+// or out of order, and that no request fails but those that may.
+func (f fault) survive(t *testing.T) {
+	t.Helper()
+	s, report := f.run(t, bin)
 	kept := (*check.Report).Good
 	if f.kept != nil {
 		kept = f.kept
 	}
 	assert.True(t, kept(report), "a promise is broken")
 	assert.NotZero(t, s.times.Load(), "nothing was broken")
-	assert.Greater(t, report.Acknowledged, int(duration.Seconds())*10, "hardly anything was acknowledged")
+	assert.Greater(t, report.Acknowledged, int(report.Took.Seconds())*10, "hardly anything was acknowledged")
 	assert.Greater(t, report.Polled, report.Acknowledged/2)
 	var unexcused []string
 	for _, failure := range report.Failures {
 		if !s.excused(failure) {
-			unexcused = append(unexcused, fmt.Sprintf("%s %d %s, %.3f s after the start, after %.3f s",
-				failure.Call, failure.Status, failure.Err, failure.At.Sub(report.Began).Seconds(), failure.Took.Seconds()))
+			unexcused = append(unexcused, fmt.Sprintf("%s %s %d %s, %.3f s after the start, after %.3f s",
+				failure.Call, failure.Chat, failure.Status, failure.Err, failure.At.Sub(report.Began).Seconds(), failure.Took.Seconds()))
 		}
 	}
 	assert.Empty(t, unexcused[:min(20, len(unexcused))], "%d requests failed", len(unexcused))
@@ -222,12 +270,12 @@ func (f fault) survive(t *testing.T) {
 	if f.after != nil {
 		f.after(s, report)
 	}
-	outcomes = append(outcomes, outcome{f, s.times.Load(), s.still, report})
+	outcomes = append(outcomes, outcome{f, s.times.Load(), s.still, s.figures, report})
 }
 
-func (s *scene) excused(f check.Failure) bool {
+func (s *scene) excused(f check.Request) bool {
 	return slices.ContainsFunc(s.allowed, func(w window) bool {
-		return (w.call == "" || w.call == f.Call) && w.status == f.Status && f.At.After(w.from) && f.At.Add(-f.Took).Before(w.to)
+		return (w.call == "" || w.call == f.Call) && (w.chats == nil || w.chats(f.Chat)) && w.status == f.Status && f.At.After(w.from) && f.At.Add(-f.Took).Before(w.to)
 	})
 }
 
@@ -274,15 +322,19 @@ func write(path string) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, preface, strings.TrimSpace(string(commit)), *seed, runtime.NumCPU())
+	var measured strings.Builder
 	total, unknown, still := 0, 0, 0
 	for _, o := range outcomes {
 		r := o.report
 		total, unknown, still = total+r.Acknowledged, unknown+r.Unknown, still+o.still
 		fmt.Fprintf(&b, "| %s | %.0f | %d | %d | %d | %d | %d | %d | %s | %.2f |\n", o.name, o.full.Seconds(), o.times,
 			r.Acknowledged, r.Unknown, r.Lost, r.Twice, r.Misordered+r.Gaps+r.Repeats+r.Unexpected+r.WentBack, failures(r), r.LongestPause.Seconds())
+		for _, figure := range o.figures {
+			fmt.Fprintf(&measured, "- `%s`: %s\n", o.id, figure)
+		}
 	}
 	fmt.Fprintf(&b, "\n%d messages were acknowledged, %d are unknown: answered with 5xx, and so stored once or not at all.\n"+
-		"The machine's disk took more than 125 ms for a flush %d times; requests that met that may have got 503, too.\n", total, unknown, still)
+		"The machine's disk took more than 125 ms for a flush %d times; requests that met that may have got 503, too.\n\n%s", total, unknown, still, measured.String())
 	return os.WriteFile(path, []byte(b.String()), 0o644)
 }
 
