@@ -60,6 +60,7 @@ type instance struct {
 	inFlight [methods]int // batches
 	failures int          // in a row
 	ejected  bool
+	probed   bool     // whether revive runs
 	last     *failure // nil is none
 }
 
@@ -189,7 +190,10 @@ func (b *balancer) observe(i *instance, err error) error {
 		i.ejected = true
 		b.changed.Broadcast()
 		slog.Warn("an rpc-server is ejected", "address", address, "err", err)
-		go b.revive(i)
+		if !i.probed {
+			i.probed = true
+			go b.revive(i)
+		}
 	}
 	return transportError(err)
 }
@@ -199,9 +203,10 @@ func (b *balancer) revive(i *instance) {
 	for {
 		time.Sleep(ejectionTime)
 		b.mu.Lock()
-		ejected := i.ejected && slices.Contains(b.known, i)
+		i.probed = i.ejected && slices.Contains(b.known, i)
+		probed := i.probed
 		b.mu.Unlock()
-		if !ejected {
+		if !probed {
 			return
 		}
 		b.observe(i, b.probe(i))
