@@ -29,7 +29,7 @@ var faults = []fault{
 	{id: "rpc-server-killed", name: "SIGKILL of one of two rpc-servers, again and again", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRPCServers},
 	{id: "rpc-servers-restarted", name: "rolling SIGTERM restart of both rpc-servers", full: 30 * time.Second, breaks: restartRPCServers},
 	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways; the client turns to the other when one closes its connection", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
-	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer},
+	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer, after: sameOfBase},
 	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRedis},
 	{id: "disk-full", name: "disk full for the append-only file", full: 40 * time.Second, change: smallDisk, breaks: fillDisk},
 	{id: "memory-full", name: "maxmemory reached (noeviction)", brief: 5 * time.Second, full: 30 * time.Second, breaks: fillMemory},
@@ -80,11 +80,8 @@ func restartGateways(ctx context.Context, s *scene) { restart(ctx, s, s.Gateways
 // restart stops and starts one after the other.
 func restart(ctx context.Context, s *scene, ps []*stack.Process) {
 	for i := 0; ctx.Err() == nil; i++ {
-		p := ps[i%len(ps)]
-		assert.NoError(s, p.Stop())
-		assert.Zero(s, p.ExitCode(), p.Name)
+		s.restart(ps[i%len(ps)])
 		s.times.Add(1)
-		s.start(p)
 		sleep(ctx, time.Second)
 	}
 }
@@ -96,7 +93,28 @@ func freezeRPCServer(ctx context.Context, s *scene) {
 	assert.NoError(s, p.Signal(syscall.SIGSTOP))
 	s.times.Add(1)
 	sleep(ctx, 10*time.Second)
+	thawed := time.Now()
 	assert.NoError(s, p.Signal(syscall.SIGCONT))
+	sleep(ctx, time.Second) // until the calls of that time have ended
+	s.figure("p99 while one is frozen: %s of a send, %s of a pull", s.p99("send", nil, began, thawed), s.p99("pull", nil, began, thawed))
+}
+
+// sameOfBase does the same to the servers of baseRevision, and tells their figures.
+func sameOfBase(s *scene, _ *check.Report) {
+	if !*full {
+		return
+	}
+	base, err := baseBin()
+	if errors.Is(err, stack.ErrNoRevision) {
+		s.Logf("not compared with an older version: %s", err)
+		return
+	}
+	require.NoError(s, err)
+	require.NoError(s, s.Stop())
+	other, _ := s.fault.run(s.T, base)
+	for _, figure := range other.figures {
+		s.figure("revision %s, %s", baseRevision, figure)
+	}
 }
 
 func killRedis(ctx context.Context, s *scene) {
@@ -340,7 +358,7 @@ func freezeMaster(ctx context.Context, s *scene) {
 	assert.NoError(s, p.Signal(syscall.SIGCONT))
 	thawed := time.Now()
 	s.allowOf(unavailable, "", http.StatusServiceUnavailable, frozen, thawed.Add(time.Second))
-	sleep(ctx, time.Second)
+	sleep(ctx, time.Second) // until the requests of that time have ended
 
 	assert.Equal(s, masters, s.Masters(context.Background()), "no replica took over")
 	for _, call := range []string{"send", "pull"} {
@@ -416,10 +434,9 @@ func lowLimit(_ *testing.T, o *stack.Options) { o.Settings = append(o.Settings, 
 // twiceTheCapacity measures what as many writers as the limit lets through get
 // done, and gives twice that.
 func twiceTheCapacity(s *scene) int {
-	report, err := check.Run(s.Context(), check.Options{URLs: []string{s.URL()}, Duration: 3 * time.Second, Chats: 40, Writers: 4})
-	require.NoError(s, err)
-	require.Zero(s, len(report.Failures), "requests failed")
-	rate := 2 * int(float64(report.Acknowledged)/report.Took.Seconds())
+	capacity, failed := s.sendRate(4, 3*time.Second)
+	require.Zero(s, failed, "requests failed")
+	rate := 2 * int(capacity)
 	s.Logf("%d messages a second are twice the capacity", rate)
 	require.Positive(s, rate)
 	s.allow("", http.StatusServiceUnavailable, time.Time{}, time.Now().Add(time.Hour))
@@ -440,9 +457,7 @@ func recovered(s *scene, report *check.Report) {
 		s.Logf("%s: %d MiB resident", p.Name, p.Memory()>>20)
 		assert.Less(s, p.Memory(), 256<<20, p.Name)
 	}
-	again, err := check.Run(s.Context(), check.Options{URLs: []string{s.URL()}, Duration: 2 * time.Second, Chats: 40, Writers: 3})
-	require.NoError(s, err)
-	assert.True(s, again.Good())
-	assert.Zero(s, len(again.Failures), "requests failed")
-	s.Logf("then %.0f a second by 3 writers", float64(again.Acknowledged)/again.Took.Seconds())
+	rate, failed := s.sendRate(3, 2*time.Second)
+	assert.Zero(s, failed, "requests failed")
+	s.Logf("then %.0f a second by 3 writers", rate)
 }
