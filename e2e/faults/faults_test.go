@@ -30,6 +30,7 @@ var faults = []fault{
 	{id: "rpc-servers-restarted", name: "rolling SIGTERM restart of both rpc-servers", full: 30 * time.Second, breaks: restartRPCServers},
 	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways; the client turns to the other when one closes its connection", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
 	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer, after: sameOfBase},
+	{id: "upgrade", name: "rolling upgrade of two gateways and both rpc-servers from revision " + baseRevision + " to this one, and back; the client turns to the other gateway when one closes its connection", full: 36 * time.Second, gateways: 2, change: olderServers, breaks: upgrade, after: measureOldGateway},
 	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRedis},
 	{id: "disk-full", name: "disk full for the append-only file", full: 40 * time.Second, change: smallDisk, breaks: fillDisk},
 	{id: "memory-full", name: "maxmemory reached (noeviction)", brief: 5 * time.Second, full: 30 * time.Second, breaks: fillMemory},
@@ -84,6 +85,49 @@ func restart(ctx context.Context, s *scene, ps []*stack.Process) {
 		s.times.Add(1)
 		sleep(ctx, time.Second)
 	}
+}
+
+// olderServers has the stack start with the servers of baseRevision.
+func olderServers(t *testing.T, o *stack.Options) {
+	base, err := baseBin()
+	if errors.Is(err, stack.ErrNoRevision) {
+		t.Skipf("nothing to upgrade from: %s", err)
+	}
+	require.NoError(t, err)
+	o.Bin = base
+}
+
+// upgrade replaces one server of baseRevision after the other by one of this checkout, and
+// that by the older one again, in the order that docs/operations.md has.
+func upgrade(ctx context.Context, s *scene) {
+	base, err := baseBin()
+	assert.NoError(s, err)
+	for _, tier := range []struct {
+		servers []*stack.Process
+		bin     string
+	}{{s.Gateways, bin}, {s.RPCServers, bin}, {s.RPCServers, base}, {s.Gateways, base}} {
+		for _, p := range tier.servers {
+			p.SetBin(tier.bin)
+			s.restart(p)
+			s.times.Add(1)
+			sleep(ctx, 500*time.Millisecond)
+		}
+	}
+	assert.NoError(s, ctx.Err(), "the upgrade took longer than the checker ran")
+}
+
+// measureOldGateway compares what a gateway of baseRevision sends by rpc-servers of its own
+// version and by those of this checkout.
+func measureOldGateway(s *scene, _ *check.Report) {
+	const writers, duration = 32, 4 * time.Second
+	older, _ := s.sendRate(writers, duration)
+	for _, p := range s.RPCServers {
+		p.SetBin(bin)
+		s.restart(p)
+	}
+	newer, failed := s.sendRate(writers, duration)
+	s.figure("a gateway of revision %s sends %.0f messages a second by rpc-servers of its own version, and %.0f by those of this one, with %d failed requests",
+		baseRevision, older, newer, failed)
 }
 
 func freezeRPCServer(ctx context.Context, s *scene) {
