@@ -29,7 +29,8 @@ var faults = []fault{
 	{id: "rpc-server-killed", name: "SIGKILL of one of two rpc-servers, again and again", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRPCServers},
 	{id: "rpc-servers-restarted", name: "rolling SIGTERM restart of both rpc-servers", full: 30 * time.Second, breaks: restartRPCServers},
 	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways; the client turns to the other when one closes its connection", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
-	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer},
+	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer, after: sameOfBase},
+	{id: "upgrade", name: "rolling upgrade of two gateways and both rpc-servers from revision " + baseRevision + " to this one, and back; the client turns to the other gateway when one closes its connection", full: 36 * time.Second, gateways: 2, change: olderServers, breaks: upgrade, after: measureOldGateway},
 	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRedis},
 	{id: "disk-full", name: "disk full for the append-only file", full: 40 * time.Second, change: smallDisk, breaks: fillDisk},
 	{id: "memory-full", name: "maxmemory reached (noeviction)", brief: 5 * time.Second, full: 30 * time.Second, breaks: fillMemory},
@@ -80,13 +81,53 @@ func restartGateways(ctx context.Context, s *scene) { restart(ctx, s, s.Gateways
 // restart stops and starts one after the other.
 func restart(ctx context.Context, s *scene, ps []*stack.Process) {
 	for i := 0; ctx.Err() == nil; i++ {
-		p := ps[i%len(ps)]
-		assert.NoError(s, p.Stop())
-		assert.Zero(s, p.ExitCode(), p.Name)
+		s.restart(ps[i%len(ps)])
 		s.times.Add(1)
-		s.start(p)
 		sleep(ctx, time.Second)
 	}
+}
+
+// olderServers has the stack start with the servers of baseRevision.
+func olderServers(t *testing.T, o *stack.Options) {
+	base, err := baseBin()
+	if errors.Is(err, stack.ErrNoRevision) {
+		t.Skipf("nothing to upgrade from: %s", err)
+	}
+	require.NoError(t, err)
+	o.Bin = base
+}
+
+// upgrade replaces one server of baseRevision after the other by one of this checkout, and
+// that by the older one again, in the order that docs/operations.md has.
+func upgrade(ctx context.Context, s *scene) {
+	base, err := baseBin()
+	assert.NoError(s, err)
+	for _, tier := range []struct {
+		servers []*stack.Process
+		bin     string
+	}{{s.Gateways, bin}, {s.RPCServers, bin}, {s.RPCServers, base}, {s.Gateways, base}} {
+		for _, p := range tier.servers {
+			p.SetBin(tier.bin)
+			s.restart(p)
+			s.times.Add(1)
+			sleep(ctx, 500*time.Millisecond)
+		}
+	}
+	assert.NoError(s, ctx.Err(), "the upgrade took longer than the checker ran")
+}
+
+// measureOldGateway compares what a gateway of baseRevision sends by rpc-servers of its own
+// version and by those of this checkout.
+func measureOldGateway(s *scene, _ *check.Report) {
+	const writers, duration = 32, 4 * time.Second
+	older, _ := s.sendRate(writers, duration)
+	for _, p := range s.RPCServers {
+		p.SetBin(bin)
+		s.restart(p)
+	}
+	newer, failed := s.sendRate(writers, duration)
+	s.figure("a gateway of revision %s sends %.0f messages a second by rpc-servers of its own version, and %.0f by those of this one, with %d failed requests",
+		baseRevision, older, newer, failed)
 }
 
 func freezeRPCServer(ctx context.Context, s *scene) {
@@ -96,7 +137,28 @@ func freezeRPCServer(ctx context.Context, s *scene) {
 	assert.NoError(s, p.Signal(syscall.SIGSTOP))
 	s.times.Add(1)
 	sleep(ctx, 10*time.Second)
+	thawed := time.Now()
 	assert.NoError(s, p.Signal(syscall.SIGCONT))
+	sleep(ctx, time.Second) // until the calls of that time have ended
+	s.figure("p99 while one is frozen: %s of a send, %s of a pull", s.p99("send", nil, began, thawed), s.p99("pull", nil, began, thawed))
+}
+
+// sameOfBase does the same to the servers of baseRevision, and tells their figures.
+func sameOfBase(s *scene, _ *check.Report) {
+	if !*full {
+		return
+	}
+	base, err := baseBin()
+	if errors.Is(err, stack.ErrNoRevision) {
+		s.Logf("not compared with an older version: %s", err)
+		return
+	}
+	require.NoError(s, err)
+	require.NoError(s, s.Stop())
+	other, _ := s.fault.run(s.T, base)
+	for _, figure := range other.figures {
+		s.figure("revision %s, %s", baseRevision, figure)
+	}
 }
 
 func killRedis(ctx context.Context, s *scene) {
@@ -340,7 +402,7 @@ func freezeMaster(ctx context.Context, s *scene) {
 	assert.NoError(s, p.Signal(syscall.SIGCONT))
 	thawed := time.Now()
 	s.allowOf(unavailable, "", http.StatusServiceUnavailable, frozen, thawed.Add(time.Second))
-	sleep(ctx, time.Second)
+	sleep(ctx, time.Second) // until the requests of that time have ended
 
 	assert.Equal(s, masters, s.Masters(context.Background()), "no replica took over")
 	for _, call := range []string{"send", "pull"} {
@@ -416,10 +478,9 @@ func lowLimit(_ *testing.T, o *stack.Options) { o.Settings = append(o.Settings, 
 // twiceTheCapacity measures what as many writers as the limit lets through get
 // done, and gives twice that.
 func twiceTheCapacity(s *scene) int {
-	report, err := check.Run(s.Context(), check.Options{URLs: []string{s.URL()}, Duration: 3 * time.Second, Chats: 40, Writers: 4})
-	require.NoError(s, err)
-	require.Zero(s, len(report.Failures), "requests failed")
-	rate := 2 * int(float64(report.Acknowledged)/report.Took.Seconds())
+	capacity, failed := s.sendRate(4, 3*time.Second)
+	require.Zero(s, failed, "requests failed")
+	rate := 2 * int(capacity)
 	s.Logf("%d messages a second are twice the capacity", rate)
 	require.Positive(s, rate)
 	s.allow("", http.StatusServiceUnavailable, time.Time{}, time.Now().Add(time.Hour))
@@ -440,9 +501,7 @@ func recovered(s *scene, report *check.Report) {
 		s.Logf("%s: %d MiB resident", p.Name, p.Memory()>>20)
 		assert.Less(s, p.Memory(), 256<<20, p.Name)
 	}
-	again, err := check.Run(s.Context(), check.Options{URLs: []string{s.URL()}, Duration: 2 * time.Second, Chats: 40, Writers: 3})
-	require.NoError(s, err)
-	assert.True(s, again.Good())
-	assert.Zero(s, len(again.Failures), "requests failed")
-	s.Logf("then %.0f a second by 3 writers", float64(again.Acknowledged)/again.Took.Seconds())
+	rate, failed := s.sendRate(3, 2*time.Second)
+	assert.Zero(s, failed, "requests failed")
+	s.Logf("then %.0f a second by 3 writers", rate)
 }

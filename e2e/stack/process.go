@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -59,6 +60,9 @@ func (p *Process) Start() error {
 func (p *Process) Setenv(variables ...string) {
 	p.env = append(slices.Clip(p.env), variables...)
 }
+
+// SetBin sets the folder that its binary is in, for when it is started next.
+func (p *Process) SetBin(bin string) { p.path = filepath.Join(bin, filepath.Base(p.path)) }
 
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
