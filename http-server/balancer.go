@@ -18,9 +18,9 @@ const (
 	consecutiveFailures = 3
 	// ejectionTime is the pause between two probes of one that is ejected.
 	ejectionTime = time.Second
-	// maxBatches is how many batches of a method may be under way to an rpc-server. Fewer
-	// and larger ones cost less; with a single one, nothing is on its way while Redis
-	// flushes its file.
+	// maxBatches is how many batches of a method may be under way to an rpc-server, and as
+	// many more that are tried again. Fewer and larger ones cost less; with a single one,
+	// nothing is on its way while Redis flushes its file.
 	maxBatches = 2
 )
 
@@ -57,8 +57,8 @@ type instance struct {
 	batches bool // whether it serves SendMany and PullMany
 
 	// The balancer's mu guards these.
-	inFlight [methods]int // batches
-	failures int          // in a row
+	inFlight [methods][2]int // batches that are tried for the first time, and again
+	failures int             // in a row
 	ejected  bool
 	probed   bool     // whether revive runs
 	last     *failure // nil is none
@@ -108,15 +108,16 @@ func (b *balancer) update(found []discovery.Instance) {
 }
 
 // reserve waits until an rpc-server has room for a batch of a method, and returns it: nil
-// if none is known. A batch goes to one at which it was not tried yet if there is one. The
-// caller must release it.
+// if none is known. A batch goes to one at which it was not tried yet if there is one. Those
+// that are tried again have room of their own: while a Redis master is down there are many,
+// and they must not keep the calls for other masters waiting. The caller must release it.
 func (b *balancer) reserve(m method, tried []*instance) *instance {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
-		i := b.choose(tried, func(i *instance) bool { return i.inFlight[m] < maxBatches })
+		i := b.choose(tried, func(i *instance) bool { return *i.batchesOf(m, tried) < maxBatches })
 		if i != nil {
-			i.inFlight[m]++
+			*i.batchesOf(m, tried)++
 			return i
 		}
 		if b.asked && len(b.known) == 0 {
@@ -126,12 +127,16 @@ func (b *balancer) reserve(m method, tried []*instance) *instance {
 	}
 }
 
-// release gives back the room that a batch had.
-func (b *balancer) release(m method, i *instance) {
+// release gives back the room that a batch had by the same arguments of reserve.
+func (b *balancer) release(m method, tried []*instance, i *instance) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	i.inFlight[m]--
+	*i.batchesOf(m, tried)--
 	b.changed.Broadcast()
+}
+
+func (i *instance) batchesOf(m method, tried []*instance) *int {
+	return &i.inFlight[m][min(1, len(tried))]
 }
 
 // next returns an rpc-server for a call alone, which needs no room: nil if none is known.

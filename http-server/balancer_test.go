@@ -72,9 +72,10 @@ func TestBalancer_ChoosesTheInstancesInTurnButThoseTriedOrEjected(t *testing.T) 
 			}
 			var got []string
 			for range 2 * len(test.want) {
-				i := balancer.reserve(methodSend, []*instance{balancer.of(test.tried)})
+				tried := []*instance{balancer.of(test.tried)}
+				i := balancer.reserve(methodSend, tried)
 				got = append(got, i.Address().String())
-				balancer.release(methodSend, i)
+				balancer.release(methodSend, tried, i)
 			}
 			assert.Equal(t, append(test.want, test.want...), got)
 			if test.want == nil {
@@ -92,6 +93,7 @@ func TestBalancer_ABatchWaitsForRoomAndFindsItAtAnyInstance(t *testing.T) {
 		busy = append(busy, b.reserve(methodSend, nil))
 	}
 	assert.NotNil(t, b.reserve(methodPull, nil), "sends and pulls have room of their own")
+	assert.NotNil(t, b.reserve(methodSend, busy[:1]), "what is tried again has room of its own")
 	got := make(chan *instance)
 	go func() { got <- b.reserve(methodSend, nil) }()
 	select {
@@ -99,7 +101,7 @@ func TestBalancer_ABatchWaitsForRoomAndFindsItAtAnyInstance(t *testing.T) {
 		t.Fatal("there is no room")
 	case <-time.After(50 * time.Millisecond):
 	}
-	b.release(methodSend, busy[1])
+	b.release(methodSend, nil, busy[1])
 	assert.Equal(t, busy[1], <-got)
 	assert.NotNil(t, b.next(nil), "a call alone needs no room")
 }

@@ -133,7 +133,7 @@ func (b *batcher[Req, Resp]) send() {
 	if calls := b.take(); len(calls) > 0 {
 		b.ask(to, calls, false)
 	} else if to != nil {
-		b.balancer.release(b.method, to)
+		b.balancer.release(b.method, nil, to)
 	}
 }
 
@@ -176,7 +176,7 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 		}
 		outcomes := b.attempt(to, calls, alone)
 		if !alone {
-			b.balancer.release(b.method, to)
+			b.balancer.release(b.method, tried, to)
 		}
 		var again []*pending[Req, Resp]
 		for i, o := range outcomes {

@@ -311,7 +311,7 @@ func (s *Store) failure(ctx context.Context, err error) error {
 
 // refusals are those of any Redis.
 var refusals = []string{
-	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "max number of clients",
+	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "max number of clients",
 }
 
 // durable are the settings of Redis under which an acknowledged message is on

@@ -600,15 +600,16 @@ func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 	t.Parallel()
 	tests := map[string]bool{ // whether it is unavailable
 		"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.": true,
-		"CLUSTERDOWN The cluster is down":                                                        true,
-		"LOADING Redis is loading the dataset in memory":                                         true,
-		"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.":       true,
-		"MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.": true,
-		"NOREPLICAS Not enough good replicas to write.":                                          true,
-		"OOM command not allowed when used memory > 'maxmemory'.":                                true,
-		"READONLY You can't write against a read only replica.":                                  true,
-		"TRYAGAIN Multiple keys request during rehashing of slot":                                true,
-		"ERR max number of clients reached":                                                      true,
+		"CLUSTERDOWN The cluster is down":                                                              true,
+		"LOADING Redis is loading the dataset in memory":                                               true,
+		"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.":             true,
+		"MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.":       true,
+		"NOREPLICAS Not enough good replicas to write.":                                                true,
+		"OOM command not allowed when used memory > 'maxmemory'.":                                      true,
+		"READONLY You can't write against a read only replica.":                                        true,
+		"TRYAGAIN Multiple keys request during rehashing of slot":                                      true,
+		"UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)": true,
+		"ERR max number of clients reached":                                                            true,
 
 		"ASK 1 127.0.0.1:1":                              false, // of a Redis Cluster, which this is said not to be
 		"MOVED 1 127.0.0.1:1":                            false,
