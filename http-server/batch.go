@@ -39,7 +39,6 @@ type batcher[Req any, Resp answered] struct {
 	balancer *balancer
 	metrics  *metrics
 	budget   time.Duration // of a call, its time in the queue and its retries included
-	backOff  time.Duration // before the last attempt
 	maxQueue int           // calls
 	// one makes a single call, many makes calls that share an RPC.
 	one  func(context.Context, Req, ...callopt.Option) (Resp, error)
@@ -193,7 +192,7 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 			return
 		}
 		if attempt == maxAttempts-1 {
-			time.Sleep(b.backOff)
+			time.Sleep(b.budget / maxAttempts) // a master that stood still for a moment is back then
 		}
 		if tried = append(tried, to); alone {
 			to = b.balancer.next(tried)

@@ -73,14 +73,14 @@ func newRPCServers(timeout time.Duration, maxInFlight int, m *metrics) (*rpcServ
 		return err
 	})
 	s.sends = &batcher[*rpc.SendRequest, *rpc.SendResponse]{
-		method: methodSend, balancer: s.balancer, metrics: m, budget: timeout, backOff: attempt, maxQueue: maxInFlight,
+		method: methodSend, balancer: s.balancer, metrics: m, budget: timeout, maxQueue: maxInFlight,
 		one: kitex.Send, many: kitex.SendMany,
 		size:   func(req *rpc.SendRequest) int { return len(req.GetMessage().GetText()) },
 		large:  func(*rpc.SendRequest) bool { return false },
 		goesOn: func(*rpc.SendResponse) bool { return false },
 	}
 	s.pulls = &batcher[*rpc.PullRequest, *rpc.PullResponse]{
-		method: methodPull, balancer: s.balancer, metrics: m, budget: timeout, backOff: attempt, maxQueue: maxInFlight,
+		method: methodPull, balancer: s.balancer, metrics: m, budget: timeout, maxQueue: maxInFlight,
 		one: kitex.Pull, many: kitex.PullMany,
 		size:   func(*rpc.PullRequest) int { return 0 },
 		large:  func(req *rpc.PullRequest) bool { return req.Limit > largeLimit },

@@ -226,25 +226,27 @@ func (l *line) take() (units []*unit, commands []*command) {
 	return units, commands
 }
 
-// exec runs commands, and ejects the master if it does not answer.
+// exec runs commands. Where there are several masters, it ejects one that does not answer.
 func (l *line) exec(commands []*command) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
 	defer cancel()
-	began := time.Now()
-	if l.servers.several() {
-		// A machine that stands still keeps all masters from answering.
-		slow := time.AfterFunc(l.timeout/4+l.patience(), func() {
-			l.pipelines.mu.Lock()
-			others := l.answered.After(began)
-			l.pipelines.mu.Unlock()
-			if others {
-				l.eject()
-			}
-		})
-		defer slow.Stop()
+	if !l.servers.several() {
+		l.pipelines.exec(ctx, l.server, false, commands, maxRedirects)
+		return
 	}
+	began := time.Now()
+	// A machine that stands still keeps all masters from answering.
+	slow := time.AfterFunc(l.timeout/4+l.patience(), func() {
+		l.pipelines.mu.Lock()
+		others := l.answered.After(began)
+		l.pipelines.mu.Unlock()
+		if others {
+			l.eject()
+		}
+	})
+	defer slow.Stop()
 	l.pipelines.exec(ctx, l.server, false, commands, maxRedirects)
-	if time.Since(began) >= l.timeout && l.servers.several() {
+	if time.Since(began) >= l.timeout {
 		l.eject()
 		return
 	}
