@@ -309,9 +309,9 @@ func (s *Store) failure(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// refusals are those of any Redis.
+// refusals are those of any Redis. NOSCRIPT is one where no time is left to send the script.
 var refusals = []string{
-	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "max number of clients",
+	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "max number of clients",
 }
 
 // durable are the settings of Redis under which an acknowledged message is on

@@ -605,6 +605,7 @@ func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 		"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.":             true,
 		"MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.":       true,
 		"NOREPLICAS Not enough good replicas to write.":                                                true,
+		"NOSCRIPT No matching script. Please use EVAL.":                                                true,
 		"OOM command not allowed when used memory > 'maxmemory'.":                                      true,
 		"READONLY You can't write against a read only replica.":                                        true,
 		"TRYAGAIN Multiple keys request during rehashing of slot":                                      true,
