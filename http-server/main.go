@@ -11,17 +11,21 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/cloudwego/gopkg/concurrency/gopool"
-	"github.com/cloudwego/hertz/pkg/app/server"
-	hertzconfig "github.com/cloudwego/hertz/pkg/common/config"
+	"github.com/cloudwego/hertz/pkg/common/hlog"
 	"github.com/cloudwego/netpoll"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"im/http-server/backend"
+	"im/http-server/edge"
+	"im/http-server/gateway"
+	"im/internal/admin"
+	"im/internal/logging"
+	"im/internal/tlsfiles"
+	"im/internal/tracing"
 )
 
 func main() {
@@ -35,46 +39,39 @@ func main() {
 
 // run serves until ctx ends, then tells that it leaves, drains and returns.
 func run(ctx context.Context, args []string) error {
-	logTo(os.Stderr)
+	logging.To(os.Stderr)
+	hlog.SetLevel(hlog.LevelDebug)
+	hlog.SetOutput(logging.Framework)
+	hlog.SetSilentMode(true) // else each request that is no HTTP is an error, and quoted
 	cfg, err := parseConfig(args)
 	if err != nil {
 		return err
 	}
-	if cfg.command == "healthcheck" {
-		return healthcheck(cfg.AdminListen)
+	if cfg.Command == "healthcheck" {
+		return admin.Healthcheck(cfg.AdminListen)
 	}
-	logLevel.Set(cfg.LogLevel)
-	debug.SetGCPercent(cfg.GCPercent)
-	if _, err := memlimit.Set(); err != nil {
-		slog.Debug("the heap has no limit", "err", err)
-	}
-
-	auth, err := newAuth(cfg.AuthHMACSecretFile, cfg.AuthPublicKeyFile, cfg.AuthAudience, cfg.AuthIssuer)
-	if err != nil {
-		return err
-	}
+	cfg.Apply()
 	for _, risk := range cfg.insecure() {
 		slog.Warn("insecure: " + risk)
 	}
-	var https *tls.Config
-	if cfg.TLSCertFile != "" || cfg.TLSKeyFile != "" {
-		own, err := loadKeyPair("TLS", cfg.TLSCertFile, cfg.TLSKeyFile)
-		if err != nil {
-			return err
-		}
-		https = &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own.get(), nil },
-		}
-	}
-	etcd, err := cfg.Etcd.config()
+
+	auth, err := gateway.NewAuth(cfg.AuthHMACSecretFile, cfg.AuthPublicKeyFile, cfg.AuthAudience, cfg.AuthIssuer)
 	if err != nil {
 		return err
 	}
-
+	var https *tls.Config
+	if cfg.TLSCertFile != "" || cfg.TLSKeyFile != "" {
+		if https, err = tlsfiles.Server("TLS", cfg.TLSCertFile, cfg.TLSKeyFile); err != nil {
+			return err
+		}
+	}
+	etcdConfig, err := cfg.Etcd.Config()
+	if err != nil {
+		return err
+	}
 	running, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	tracing, endTracing, err := traceTo(ctx)
+	tracing, endTracing, err := tracing.Start(ctx, "im-http-server")
 	if err != nil {
 		return err
 	}
@@ -83,50 +80,31 @@ func run(ctx context.Context, args []string) error {
 	if err := netpoll.Configure(netpoll.Config{Runner: gopool.CtxGo}); err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	m := newMetrics(registry)
-	servers, err := dial(running, etcd, cfg.RequestTimeout, cfg.MaxInFlight, m)
+
+	rpcServers, err := backend.Dial(running, backend.Etcd(etcdConfig), cfg.RequestTimeout, cfg.MaxInFlight)
 	if err != nil {
 		return err
 	}
-	registry.MustRegister(servers)
-	parts := []*part{
-		{name: "rpc-servers", needed: true, check: servers.reach, about: func() any { return servers.balancer.instances() }},
-		{name: "etcd", check: servers.resolver.check, about: func() any { return map[string]float64{"resolve_age_seconds": servers.resolver.age().Seconds()} }},
-	}
-	for _, p := range parts {
-		registry.MustRegister(p.up())
-	}
-
+	gw := gateway.New(gateway.Options{
+		Backend: rpcServers, Auth: auth, MaxBodyBytes: cfg.MaxBodyBytes, Buffers: edge.NewBuffers(cfg.MaxBufferBytes),
+		CORSOrigins: cfg.CORSOrigins, TLS: https != nil, Tracing: tracing, Stopping: ctx,
+	})
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
-	clients := newConnections(cfg.MaxConnections, cfg.ReadTimeout, cfg.WriteTimeout, m.closed)
-	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "http_connections", Help: "Connections of clients that are open."},
-		func() float64 { return float64(clients.count()) }))
-	srv := newServer(listener, https, clients, cfg.IdleTimeout, cfg.DrainTimeout)
-	if tracing {
-		srv.Use(traceRequest)
-	}
-	srv.Use(leave(ctx))
-	if https != nil {
-		srv.Use(stayWithTLS)
-	}
-	gw := &gateway{
-		rpc: servers, metrics: m, auth: auth, maxBody: cfg.MaxBodyBytes,
-		buffers: &buffers{most: cfg.MaxBufferBytes, shed: m.shed},
-	}
-	if len(cfg.CORSOrigins) > 0 {
-		gw.cors = allowOrigins(cfg.CORSOrigins)
-	}
-	gw.route(srv.Engine)
+	connections := edge.NewConnections(cfg.MaxConnections, cfg.ReadTimeout, cfg.WriteTimeout)
+	srv := edge.NewServer(listener, https, connections, cfg.IdleTimeout, cfg.DrainTimeout)
+	gw.Route(srv.Engine)
 	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Shutdown(running)
-	go func() {
-		serving <- admin{cfg.AdminListen, cfg.Pprof, parts, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}.serve(ctx)
-	}()
+
+	operators := admin.Server{
+		Addr: cfg.AdminListen, Pprof: cfg.Pprof, Checks: rpcServers.Checks(),
+		Metrics: slices.Concat(gw.Collectors(), connections.Collectors(), rpcServers.Collectors()),
+	}
+	go func() { serving <- operators.Serve(ctx) }()
 
 	slog.Info("serving", "address", listener.Addr().String())
 	select {
@@ -137,29 +115,4 @@ func run(ctx context.Context, args []string) error {
 		time.Sleep(cfg.LeaveWait)
 		return nil
 	}
-}
-
-// maxHeaderBytes is how long the head of a request may be: room for a token and
-// cookies.
-const maxHeaderBytes = 32 << 10
-
-// newServer is a Hertz server without routes, which speaks plain text where https is
-// nil. A connection may be idle between requests for so long.
-func newServer(listener net.Listener, https *tls.Config, clients *connections, idle, drain time.Duration) *server.Hertz {
-	return server.New(
-		hertzconfig.Option{F: func(o *hertzconfig.Options) { o.TLS, o.NoDefaultServerHeader = https, true }},
-		server.WithListener(listener),
-		server.WithTransport(clients.transport),
-		server.WithReadTimeout(clients.readTimeout),
-		server.WithIdleTimeout(idle),
-		server.WithMaxHeaderBytes(maxHeaderBytes),
-		server.WithExitWaitTime(drain),
-		server.WithStreamBody(true),        // the gateway reads bodies, and says itself when one is too large
-		server.WithMaxKeepBodySize(64<<10), // bytes of a buffer that a connection keeps; all share larger ones
-		server.WithDisablePreParseMultipartForm(true),
-		server.WithHandleMethodNotAllowed(true),
-		server.WithRedirectTrailingSlash(false),
-		server.WithDisableDefaultContentType(true),
-		server.WithDisablePrintRoute(true),
-	)
 }

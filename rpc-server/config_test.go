@@ -12,6 +12,9 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"im/internal/etcd"
+	"im/internal/settings"
 )
 
 // The tests of this file set environment variables, which are the whole
@@ -41,18 +44,15 @@ func setenv(t *testing.T, env map[string]string) {
 func defaults() *config {
 	return &config{
 		Listen:       ":8888",
-		AdminListen:  "127.0.0.1:8889",
-		LogLevel:     slog.LevelInfo,
+		Common:       settings.Common{AdminListen: "127.0.0.1:8889", GCPercent: 400, Command: "serve"},
 		MaxTextBytes: 65536,
-		Etcd:         etcdSettings{Endpoints: []string{"localhost:2379"}},
+		Etcd:         etcd.Settings{Endpoints: []string{"localhost:2379"}},
 		RedisAddrs:   []string{"localhost:6379"},
 		RedisTimeout: 250 * time.Millisecond,
 		RedisQueue:   2000,
 		MaxInFlight:  1000,
 		LeaveWait:    2 * time.Second,
 		DrainTimeout: 5 * time.Second,
-		GCPercent:    400,
-		command:      "serve",
 	}
 }
 
@@ -139,7 +139,7 @@ func TestParseConfig_KnowsItsCommands(t *testing.T) {
 	} {
 		cfg, err := parseConfig(args)
 		require.NoError(t, err)
-		assert.Equal(t, command, cfg.command)
+		assert.Equal(t, command, cfg.Command)
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 
+	"im/internal/gen/rpc"
 	"im/rpc-server/chat"
-	"im/rpc-server/kitex_gen/rpc"
 )
 
 // handler is IMService: Thrift in, chat calls, Thrift out. It gives no Go error

@@ -15,14 +15,14 @@ import (
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/server"
 	"github.com/cloudwego/kitex/transport"
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"im/internal/etcd"
+	"im/internal/gen/rpc"
+	"im/internal/gen/rpc/imservice"
 	"im/rpc-server/chat"
-	"im/rpc-server/kitex_gen/rpc"
-	"im/rpc-server/kitex_gen/rpc/imservice"
 )
 
 const (
@@ -61,7 +61,7 @@ func connect(t testing.TB, h *handler) imservice.Client {
 // newClient calls the server at address.
 func newClient(t testing.TB, address string, more ...client.Option) imservice.Client {
 	t.Helper()
-	c, err := imservice.NewClient(service, append(more,
+	c, err := imservice.NewClient(etcd.Service, append(more,
 		client.WithHostPorts(address),
 		client.WithConnectTimeout(patience),
 		client.WithRPCTimeout(patience),
@@ -96,7 +96,7 @@ func newHandler(t testing.TB) (*handler, *miniredis.Miniredis) {
 	server := miniredis.RunT(t)
 	store := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000, 0)
 	t.Cleanup(func() { store.Close() }) // is an error if the test closed it
-	return &handler{store: store, maxText: maxText, metrics: newMetrics(prometheus.NewRegistry()), maxInFlight: maxInFlight}, server
+	return &handler{store: store, maxText: maxText, metrics: newMetrics(), maxInFlight: maxInFlight}, server
 }
 
 // send sends over the connection.

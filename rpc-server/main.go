@@ -11,26 +11,25 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/server"
 	"github.com/cloudwego/netpoll"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/redis/go-redis/v9"
 
+	"im/internal/admin"
+	"im/internal/etcd"
+	"im/internal/gen/rpc/imservice"
+	"im/internal/logging"
+	"im/internal/tracing"
 	"im/rpc-server/chat"
-	"im/rpc-server/kitex_gen/rpc/imservice"
+	"im/rpc-server/registry"
 )
-
-// service is the name under which the gateways look for this server.
-const service = "demo.rpc.server"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -43,33 +42,29 @@ func main() {
 
 // run serves until ctx ends, then leaves etcd, drains and returns.
 func run(ctx context.Context, args []string) error {
-	logTo(os.Stderr)
+	logging.To(os.Stderr)
+	redis.SetLogger(redisLines{})
 	cfg, err := parseConfig(args)
 	if err != nil {
 		return err
 	}
-	if cfg.command == "healthcheck" {
-		return healthcheck(cfg.AdminListen)
+	if cfg.Command == "healthcheck" {
+		return admin.Healthcheck(cfg.AdminListen)
 	}
-	logLevel.Set(cfg.LogLevel)
-	debug.SetGCPercent(cfg.GCPercent)
-	if _, err := memlimit.Set(); err != nil {
-		slog.Debug("the heap has no limit", "err", err)
-	}
-
+	cfg.Apply()
 	for _, risk := range cfg.insecure() {
 		slog.Warn("insecure: " + risk)
 	}
 
-	redis, err := cfg.redis()
+	redisOptions, err := cfg.redis()
 	if err != nil {
 		return err
 	}
-	etcd, err := cfg.Etcd.config()
+	etcdConfig, err := cfg.Etcd.Config()
 	if err != nil {
 		return err
 	}
-	store := chat.Open(redis, cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
+	store := chat.Open(redisOptions, cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
 	defer store.Close()
 	go inspectRedis(ctx, store)
 
@@ -77,9 +72,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
-	registry := prometheus.NewRegistry()
-	m := newMetrics(registry, store.Collectors()...)
-	tracing, endTracing, err := traceTo(ctx)
+	tracing, endTracing, err := tracing.Start(ctx, "im-rpc-server")
 	if err != nil {
 		return err
 	}
@@ -88,10 +81,11 @@ func run(ctx context.Context, args []string) error {
 	if err := netpoll.Configure(netpoll.Config{Runner: gopool.CtxGo}); err != nil {
 		return err
 	}
+	m := newMetrics()
 	srv := imservice.NewServer(
 		&handler{store: store, maxText: cfg.MaxTextBytes, metrics: m, tracing: tracing, maxInFlight: int64(cfg.MaxInFlight)},
 		server.WithListener(listener),
-		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: service}),
+		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: etcd.Service}),
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
 		server.WithExitWaitTime(cfg.DrainTimeout),
 	)
@@ -99,21 +93,19 @@ func run(ctx context.Context, args []string) error {
 	go func() { serving <- srv.Run() }()
 	defer srv.Stop()
 
-	registration := register(etcd, cfg.Advertise, listener.Addr().(*net.TCPAddr))
-	defer registration.leave(cfg.LeaveWait)
+	registration := registry.Register(etcdConfig, cfg.Advertise, listener.Addr().(*net.TCPAddr))
+	defer registration.Leave(cfg.LeaveWait)
 
-	parts := []*part{
-		{name: "redis", needed: true, check: store.Ping},
-		{name: "registration", needed: true, check: registration.check, about: func() any { return registration.held.Load() }},
-		{name: "etcd", check: registration.look},
-		durability(store),
+	operators := admin.Server{
+		Addr: cfg.AdminListen, Pprof: cfg.Pprof, Metrics: append(store.Collectors(), m.collectors()...),
+		Checks: []*admin.Check{
+			{Name: "redis", Required: true, Run: store.Ping},
+			{Name: "registration", Required: true, Run: registration.Check, About: registration.About},
+			{Name: "etcd", Run: registration.Ask},
+			durability(store),
+		},
 	}
-	for _, p := range parts {
-		registry.MustRegister(p.up())
-	}
-	go func() {
-		serving <- admin{cfg.AdminListen, cfg.Pprof, parts, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})}.serve(ctx)
-	}()
+	go func() { serving <- operators.Serve(ctx) }()
 
 	slog.Info("serving", "address", listener.Addr().String())
 	select {
@@ -123,6 +115,14 @@ func run(ctx context.Context, args []string) error {
 		slog.Info("stopping")
 		return nil
 	}
+}
+
+// redisLines takes the lines of go-redis, which tells of each connection that breaks; what
+// comes of it is logged where it matters.
+type redisLines struct{}
+
+func (redisLines) Printf(ctx context.Context, format string, v ...any) {
+	slog.DebugContext(ctx, "redis: "+fmt.Sprintf(format, v...))
 }
 
 // inspectRedis waits until Redis answers, and then says which of its settings may
@@ -145,12 +145,12 @@ func inspectRedis(ctx context.Context, store *chat.Store) {
 	}
 }
 
-// durability is whether Redis keeps what it acknowledges.
-func durability(store *chat.Store) *part {
+// durability checks whether Redis keeps what it acknowledges.
+func durability(store *chat.Store) *admin.Check {
 	var last atomic.Pointer[chat.Durability]
-	return &part{
-		name: "durability",
-		check: func(ctx context.Context) error {
+	return &admin.Check{
+		Name: "durability",
+		Run: func(ctx context.Context) error {
 			settings, err := store.Durability(ctx)
 			if err != nil {
 				return err
@@ -161,6 +161,6 @@ func durability(store *chat.Store) *part {
 			}
 			return nil
 		},
-		about: func() any { return last.Load() },
+		About: func() any { return last.Load() },
 	}
 }

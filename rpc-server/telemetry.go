@@ -2,23 +2,18 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
-	"go.opentelemetry.io/otel/sdk/resource"
-	"go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	oteltrace "go.opentelemetry.io/otel/trace"
 
-	"im/rpc-server/kitex_gen/rpc"
+	"im/internal/etcd"
+	"im/internal/gen/rpc"
+	"im/internal/logging"
 )
 
 // metrics are those of the calls.
@@ -29,10 +24,8 @@ type metrics struct {
 	shed     prometheus.Counter
 }
 
-// newMetrics also registers what else there is to know: more, the Go runtime,
-// the process and the build.
-func newMetrics(registry *prometheus.Registry, more ...prometheus.Collector) *metrics {
-	m := &metrics{
+func newMetrics() *metrics {
+	return &metrics{
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rpc_server_calls_total", Help: "Calls answered, by method and Code.",
 		}, []string{"method", "code"}),
@@ -42,10 +35,10 @@ func newMetrics(registry *prometheus.Registry, more ...prometheus.Collector) *me
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "rpc_server_calls_in_flight", Help: "Calls that are being served."}),
 		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "rpc_server_calls_shed_total", Help: "Calls refused because of MAX_IN_FLIGHT."}),
 	}
-	registry.MustRegister(m.calls, m.duration, m.inFlight, m.shed,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
-	registry.MustRegister(more...)
-	return m
+}
+
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.calls, m.duration, m.inFlight, m.shed}
 }
 
 // begin counts n calls of a method that came together; end counts their answers.
@@ -65,33 +58,7 @@ func (m *metrics) begin(method string, n int) (end func([]rpc.Code)) {
 	}
 }
 
-// traceTo makes spans of requests go where the OTEL_* variables say (OpenTelemetry
-// environment variable specification); without OTEL_EXPORTER_OTLP_ENDPOINT there
-// are none, and on is false. What end returns after, has been sent.
-func traceTo(ctx context.Context) (on bool, end func(), err error) {
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" {
-		return false, func() {}, nil
-	}
-	exporter, err := otlptracehttp.New(ctx)
-	if err != nil {
-		return false, nil, fmt.Errorf("OTEL_EXPORTER_OTLP_ENDPOINT: %w", err)
-	}
-	named, err := resource.New(ctx, resource.WithAttributes(semconv.ServiceName("im-rpc-server")), resource.WithFromEnv(), resource.WithTelemetrySDK())
-	if err != nil {
-		return false, nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
-	}
-	provider := trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(named))
-	otel.SetTracerProvider(provider)
-	otel.SetTextMapPropagator(propagation.TraceContext{})
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { slog.Warn("spans are lost", "err", err) }))
-	return true, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		provider.Shutdown(ctx)
-	}, nil
-}
-
-// tracer makes the spans; before traceTo they are none.
+// tracer makes the spans.
 var tracer = otel.Tracer("im/rpc-server")
 
 // request is what each request says of where it comes from.
@@ -105,7 +72,7 @@ type request interface {
 // and the span that it is below (W3C Trace Context).
 func requestContext(ctx context.Context, req request) context.Context {
 	if id := req.GetRequestID(); id != "" {
-		ctx = context.WithValue(ctx, requestIDKey{}, id)
+		ctx = logging.WithRequestID(ctx, id)
 	}
 	return otel.GetTextMapPropagator().Extract(ctx, propagation.MapCarrier{"traceparent": req.GetTraceparent(), "tracestate": req.GetTracestate()})
 }
@@ -118,8 +85,8 @@ type span struct{ call, redis oteltrace.Span }
 var redisWork = map[string]string{"Send": "append", "Pull": "page"}
 
 func (s *span) begin(ctx context.Context, method string, asksRedis bool) {
-	ctx, s.call = tracer.Start(ctx, service+"/"+method, oteltrace.WithSpanKind(oteltrace.SpanKindServer),
-		oteltrace.WithAttributes(semconv.RPCService(service), semconv.RPCMethod(method)))
+	ctx, s.call = tracer.Start(ctx, etcd.Service+"/"+method, oteltrace.WithSpanKind(oteltrace.SpanKindServer),
+		oteltrace.WithAttributes(semconv.RPCService(etcd.Service), semconv.RPCMethod(method)))
 	if asksRedis {
 		_, s.redis = tracer.Start(ctx, redisWork[method], oteltrace.WithSpanKind(oteltrace.SpanKindClient), oteltrace.WithAttributes(semconv.DBSystemNameRedis))
 	}

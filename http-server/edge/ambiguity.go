@@ -1,0 +1,51 @@
+package edge
+
+import (
+	"bytes"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// Ambiguity returns why the end of a request is in doubt, so that a proxy in front may see
+// another one in it (request smuggling, RFC 9112, 11.2); empty means that it is not. fields
+// are the header fields as they were sent.
+func Ambiguity(fields []byte, http11 bool) string {
+	var hosts, lengths, codings int
+	for line := range bytes.Lines(fields) {
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) == 0 {
+			break
+		}
+		name, value, found := bytes.Cut(line, []byte(":"))
+		if !found || !httpguts.ValidHeaderFieldName(string(name)) {
+			return "a header field must be a name, a colon and a value, on one line" // RFC 9112, 5.1 and 5.2
+		}
+		switch {
+		case isField(name, "Host"):
+			hosts++
+		case isField(name, "Content-Length"):
+			lengths++
+			if len(bytes.Trim(bytes.TrimSpace(value), "0123456789")) > 0 {
+				return "Content-Length must be a number" // RFC 9110, 8.6
+			}
+		case isField(name, "Transfer-Encoding"):
+			codings++
+			if !bytes.EqualFold(bytes.TrimSpace(value), []byte("chunked")) {
+				return "Transfer-Encoding must be chunked" // RFC 9112, 6.1
+			}
+		}
+	}
+	switch {
+	case hosts > 1: // RFC 9112, 3.2
+		return "Host must be given once"
+	case lengths+codings > 1: // RFC 9112, 6.3
+		return "Content-Length or Transfer-Encoding must be given once, and not both"
+	case codings > 0 && !http11: // RFC 9112, 6.1
+		return "Transfer-Encoding needs HTTP/1.1"
+	}
+	return ""
+}
+
+func isField(name []byte, known string) bool {
+	return len(name) == len(known) && bytes.EqualFold(name, []byte(known))
+}

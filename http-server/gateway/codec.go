@@ -1,0 +1,269 @@
+package gateway
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/bytedance/sonic/encoder"
+	"github.com/cloudwego/hertz/pkg/app"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"im/http-server/edge"
+	"im/internal/gen/api"
+)
+
+// format is a way to write a request or an answer.
+type format int
+
+const (
+	formatJSON format = iota
+	formatProtobuf
+)
+
+// formatOf knows the media types of the formats; ok is false for any other.
+// Parameters are ignored.
+func formatOf(mediaType string) (f format, ok bool) {
+	name, _, _ := strings.Cut(mediaType, ";")
+	switch strings.ToLower(strings.TrimSpace(name)) {
+	case "application/json":
+		return formatJSON, true
+	case "application/x-protobuf", "application/protobuf":
+		return formatProtobuf, true
+	}
+	return formatJSON, false
+}
+
+// bodies reads the bodies of requests.
+type bodies struct {
+	max     int // bytes of a body
+	buffers *edge.Buffers
+}
+
+// decode reads a request from its body or, where that is empty and the request is one that
+// may, from the query string.
+func (b bodies) decode(c *app.RequestContext, req proto.Message) error {
+	body, err := b.read(c)
+	if err != nil {
+		return err
+	}
+	if pull, ok := req.(*api.PullRequest); ok && len(body) == 0 {
+		return decodeQuery(string(c.URI().QueryString()), pull)
+	}
+	if f, _ := formatOf(string(c.ContentType())); f == formatProtobuf {
+		return decodeProtobuf(body, req)
+	}
+	return decodeJSON(body, req)
+}
+
+func (b bodies) read(c *app.RequestContext) ([]byte, error) {
+	var body []byte
+	var err error
+	length := c.Request.Header.ContentLength() // negative where the body is chunked
+	if length <= b.max {
+		body, err = b.readUpTo(c, b.max+1, length)
+	}
+	timeout := net.Error(nil)
+	switch {
+	case length > b.max || len(body) > b.max:
+		err = newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", b.max), nil)
+	case err == nil:
+		return body, nil
+	case errors.Is(err, edge.ErrNoRoom):
+	case errors.As(err, &timeout) && timeout.Timeout():
+		err = newProblem(http.StatusRequestTimeout, "the body took too long to arrive", nil)
+	default:
+		err = badRequest("the body cannot be read to its end")
+	}
+	// What follows is no request. Hertz reads a rest of moderate size after the
+	// answer, so that the client gets to see it; any other is not worth reading.
+	c.SetConnectionClose()
+	if length < 0 || length > 8*b.max {
+		c.Request.CloseBodyStream()
+	}
+	return nil, err
+}
+
+// readUpTo reads at most max bytes of the body. length is that of the whole body; negative
+// means that it is not known.
+func (b bodies) readUpTo(c *app.RequestContext, max, length int) ([]byte, error) {
+	stream := c.RequestBodyStream()
+	body, err := io.ReadAll(io.LimitReader(stream, edge.SmallBytes+1))
+	if err != nil || len(body) <= edge.SmallBytes {
+		return body, err
+	}
+	if length < 0 {
+		length = max
+	}
+	if err := b.buffers.Reserve(c, length); err != nil {
+		return nil, err
+	}
+	all := bytes.NewBuffer(append(make([]byte, 0, length+bytes.MinRead), body...))
+	_, err = all.ReadFrom(io.LimitReader(stream, int64(max-len(body))))
+	return all.Bytes(), err
+}
+
+func decodeProtobuf(body []byte, req proto.Message) error {
+	err := proto.Unmarshal(body, req)
+	if err == nil {
+		return nil
+	}
+	message := req.ProtoReflect().Descriptor()
+	if field := notUTF8(body, message.Fields()); field != "" {
+		return badRequest(string(field) + ": is not valid UTF-8")
+	}
+	return badRequest(fmt.Sprintf("the body is not a protobuf message %s", message.Name()))
+}
+
+// notUTF8 names the first string field whose bytes are not UTF-8; empty means
+// none. Unmarshal finds such a field too, but does not say which.
+func notUTF8(body []byte, fields protoreflect.FieldDescriptors) protoreflect.Name {
+	for len(body) > 0 {
+		number, wireType, tag := protowire.ConsumeTag(body)
+		value := protowire.ConsumeFieldValue(number, wireType, body[max(tag, 0):])
+		if tag < 0 || value < 0 {
+			return ""
+		}
+		if f := fields.ByNumber(number); f != nil && f.Kind() == protoreflect.StringKind && wireType == protowire.BytesType {
+			if text, _ := protowire.ConsumeBytes(body[tag:]); !utf8.Valid(text) {
+				return f.Name()
+			}
+		}
+		body = body[tag+value:]
+	}
+	return ""
+}
+
+func decodeJSON(body []byte, req proto.Message) error {
+	if len(body) == 0 {
+		return badRequest("the body is empty; it must be a JSON object or, by its Content-Type, a protobuf message")
+	}
+	err := json.Unmarshal(body, req)
+	var semantic *json.SemanticError
+	var broken *jsontext.SyntacticError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &semantic):
+		return wrongType(fieldOf(semantic.JSONPointer, req))
+	case errors.As(err, &broken) && errors.Is(err, jsontext.ErrDuplicateName):
+		return badRequest(fieldOf(broken.JSONPointer, req) + ": is given more than once")
+	case errors.As(err, &broken):
+		return badRequest(fmt.Sprintf("%s: is not valid JSON at byte %d: %v", fieldOf(broken.JSONPointer, req), broken.ByteOffset, broken.Err))
+	}
+	return badRequest("the body is not valid JSON")
+}
+
+// fieldOf names the field of req that p is in. Where it is in none, that is the
+// body: the names that clients make up are not repeated.
+func fieldOf(p jsontext.Pointer, req proto.Message) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(string(p), "/"), "/")
+	if req.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(name)) == nil {
+		return "the body"
+	}
+	return name
+}
+
+// types are those of the fields that are no strings, in JSON's words.
+var types = map[string]string{
+	"the body": "an object",
+	"cursor":   "an integer of 64 bits",
+	"limit":    "an integer of 32 bits",
+	"reverse":  "true or false",
+	"total":    "an integer of 64 bits",
+}
+
+func wrongType(field string) error {
+	return badRequest(field + ": must be " + cmp.Or(types[field], "a string"))
+}
+
+// decodeQuery reads a query string. Parameters that a PullRequest does not have
+// are ignored.
+func decodeQuery(query string, req *api.PullRequest) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return badRequest("the query string is not well encoded")
+	}
+	parse := map[string]func(string) error{
+		"chat":    func(s string) error { req.Chat = s; return nil },
+		"cursor":  func(s string) (err error) { req.Cursor, err = strconv.ParseInt(s, 10, 64); return },
+		"limit":   func(s string) error { n, err := strconv.ParseInt(s, 10, 32); req.Limit = int32(n); return err },
+		"reverse": func(s string) (err error) { req.Reverse, err = parseBool(s); return },
+		"total":   func(s string) (err error) { req.Total, err = strconv.ParseInt(s, 10, 64); return },
+	}
+	for name, given := range values {
+		switch {
+		case parse[name] == nil:
+		case len(given) > 1:
+			return badRequest(name + ": is given more than once")
+		case parse[name](given[0]) != nil:
+			return wrongType(name)
+		}
+	}
+	return nil
+}
+
+// parseBool knows JSON's words alone, unlike strconv.ParseBool.
+func parseBool(s string) (bool, error) {
+	if s != "true" && s != "false" {
+		return false, strconv.ErrSyntax
+	}
+	return s == "true", nil
+}
+
+// encode writes an answer in the format that the request accepts, straight into a
+// buffer that Hertz keeps.
+func encode(c *app.RequestContext, resp proto.Message) error {
+	body := c.Response.BodyBuffer()
+	var err error
+	if answerFormat(c) == formatProtobuf {
+		c.SetContentType("application/x-protobuf")
+		body.B, err = proto.MarshalOptions{}.MarshalAppend(body.B, resp)
+	} else {
+		c.SetContentType("application/json")
+		err = encoder.EncodeInto(&body.B, resp, 0)
+	}
+	return err
+}
+
+// answerFormat is the format of the highest q in Accept (RFC 9110, 12.5.1). A
+// tie, a wildcard or nothing known means the request's own.
+func answerFormat(c *app.RequestContext) format {
+	own, _ := formatOf(string(c.ContentType()))
+	best, bestQ := own, 0.0
+	for option := range strings.SplitSeq(string(bytes.Join(c.Request.Header.PeekAll("Accept"), []byte(","))), ",") {
+		name, params, _ := mime.ParseMediaType(option)
+		f, known := formatOf(name)
+		switch {
+		case known:
+		case name == "*/*" || name == "application/*":
+			f = own
+		default:
+			continue
+		}
+		q, err := strconv.ParseFloat(params["q"], 64)
+		if err != nil || !(q >= 0 && q <= 1) {
+			q = 1
+		}
+		switch {
+		case q > bestQ:
+			best, bestQ = f, q
+		case q == bestQ && f != best:
+			best = own
+		}
+	}
+	return best
+}

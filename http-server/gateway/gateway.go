@@ -1,0 +1,195 @@
+// Package gateway is the HTTP contract: it answers requests by asking the rpc-servers.
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/cloudwego/hertz/pkg/app"
+	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
+	"github.com/cloudwego/hertz/pkg/route"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"im/http-server/backend"
+	"im/http-server/edge"
+	"im/internal/gen/api"
+	"im/internal/gen/rpc"
+)
+
+// Backend is what the rpc-servers do. An error wraps backend.ErrLate, backend.ErrOverload or
+// backend.ErrUnavailable.
+type Backend interface {
+	Send(context.Context, *rpc.SendRequest) (*rpc.SendResponse, error)
+	Pull(context.Context, *rpc.PullRequest) (*rpc.PullResponse, error)
+}
+
+// Options are what a Gateway is made with.
+type Options struct {
+	Backend      Backend
+	Auth         *Auth // nil lets everybody do everything
+	MaxBodyBytes int
+	Buffers      *edge.Buffers
+	CORSOrigins  []string // whose pages may use the service; "*" is every page
+	TLS          bool     // whether clients speak TLS
+	Tracing      bool     // whether requests have spans
+	// Stopping ends when the server begins to stop: each answer is then the last of its
+	// connection.
+	Stopping context.Context
+}
+
+// Gateway answers HTTP requests.
+type Gateway struct {
+	Options
+	bodies  bodies
+	metrics *metrics
+}
+
+// New returns a Gateway, whose routes are yet to be added to a server.
+func New(o Options) *Gateway {
+	return &Gateway{o, bodies{o.MaxBodyBytes, o.Buffers}, newMetrics()}
+}
+
+// Collectors are the metrics of the requests.
+func (g *Gateway) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{g.metrics.requests, g.metrics.duration, g.metrics.inFlight, g.metrics.shed}
+}
+
+// Route adds the routes to a server.
+func (g *Gateway) Route(r *route.Engine) {
+	if g.Tracing {
+		r.Use(trace)
+	}
+	r.Use(identify, g.headers, g.metrics.observe, recovery.Recovery(recovery.WithRecoveryHandler(panicked)), strict)
+	if len(g.CORSOrigins) > 0 {
+		r.Use(allowOrigins(g.CORSOrigins))
+	}
+	r.GET("/openapi.yaml", describe)
+	r.GET("/ping", ping)
+	r.POST("/api/send", g.handle(g.send))
+	r.GET("/api/pull", g.handle(g.pull))
+	r.NoRoute(notFound)
+	r.NoMethod(notAllowed(r))
+}
+
+// openapi is the description of what route serves.
+//
+//go:embed openapi.yaml
+var openapi []byte
+
+func describe(_ context.Context, c *app.RequestContext) {
+	c.Data(http.StatusOK, "application/yaml", openapi)
+}
+
+func ping(_ context.Context, c *app.RequestContext) {
+	c.Data(http.StatusOK, "application/json", []byte(`{"message":"pong"}`))
+}
+
+// send stores a message. The answer is empty.
+func (g *Gateway) send(ctx context.Context, c *app.RequestContext) error {
+	caller, err := g.Auth.caller(c)
+	if err != nil {
+		return err
+	}
+	var req api.SendRequest
+	if err := g.bodies.decode(c, &req); err != nil {
+		return err
+	}
+	if err := caller.maySendAs(req.Sender); err != nil {
+		return err
+	}
+	key, err := idempotencyKey(c)
+	if err != nil {
+		return err
+	}
+	resp, err := g.Backend.Send(ctx, &rpc.SendRequest{
+		Message: &rpc.Message{Chat: req.Chat, Text: req.Text, Sender: req.Sender},
+		Key:     &key,
+	})
+	return failure(resp, err)
+}
+
+// pull answers with a page of a chat.
+func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
+	caller, err := g.Auth.caller(c)
+	if err != nil {
+		return err
+	}
+	var req api.PullRequest
+	if err := g.bodies.decode(c, &req); err != nil {
+		return err
+	}
+	if err := caller.mayPull(req.Chat); err != nil {
+		return err
+	}
+	resp, err := g.Backend.Pull(ctx, &rpc.PullRequest{
+		Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
+	})
+	if err := failure(resp, err); err != nil {
+		return err
+	}
+	page := &api.PullResponse{
+		Messages:   make([]*api.Message, len(resp.Messages)),
+		HasMore:    resp.GetHasMore(),
+		NextCursor: resp.GetNextCursor(),
+		Total:      resp.GetTotal(),
+	}
+	messages := make([]api.Message, len(resp.Messages)) // at once: one by one they cost more
+	for i, m := range resp.Messages {
+		page.Messages[i] = &messages[i]
+		messages[i].Chat, messages[i].Text, messages[i].Sender, messages[i].SendTime = m.Chat, m.Text, m.Sender, m.SendTime
+	}
+	if err := encode(c, page); err != nil {
+		return err
+	}
+	return g.Buffers.Reserve(c, len(c.Response.Body()))
+}
+
+// idempotencyKey is the header's value or, without one, a fresh random key: it
+// makes the gateway's own retries store nothing twice.
+func idempotencyKey(c *app.RequestContext) (string, error) {
+	switch values := c.Request.Header.PeekAll("Idempotency-Key"); len(values) {
+	case 0:
+		return rand.Text(), nil
+	case 1:
+		return string(values[0]), nil
+	}
+	return "", badRequest("Idempotency-Key: is given more than once")
+}
+
+// handle makes a route of f: it answers with the problem that the error of f is.
+func (g *Gateway) handle(f func(context.Context, *app.RequestContext) error) app.HandlerFunc {
+	return func(ctx context.Context, c *app.RequestContext) {
+		err := f(ctx, c)
+		if err == nil {
+			return
+		}
+		if errors.Is(err, backend.ErrOverload) || errors.Is(err, edge.ErrNoRoom) {
+			g.metrics.shed.Inc()
+		}
+		refuse(ctx, c, err)
+	}
+}
+
+func panicked(ctx context.Context, c *app.RequestContext, err any, stack []byte) {
+	refuse(ctx, c, fmt.Errorf("panic: %v\n%s", err, stack))
+}
+
+func notFound(ctx context.Context, c *app.RequestContext) {
+	refuse(ctx, c, newProblem(http.StatusNotFound, "there is no such path; see /api/send, /api/pull and /ping", nil))
+}
+
+// notAllowed answers a path that exists with the methods that it has.
+func notAllowed(r *route.Engine) app.HandlerFunc {
+	return func(ctx context.Context, c *app.RequestContext) {
+		for _, known := range r.Routes() {
+			if known.Path == string(c.Path()) {
+				c.Response.Header.Add("Allow", known.Method)
+			}
+		}
+		refuse(ctx, c, newProblem(http.StatusMethodNotAllowed, "the method is not one of this path's, which the Allow header lists", nil))
+	}
+}
