@@ -1,7 +1,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help run test check faults redis-cluster-test bench pgo token jmeter jmeter-test compose-test cluster-test vulncheck licenses lint generate
 
-MODULES := http-server rpc-server e2e tools/test
+# The module at the root has both servers. What ends in ./... there leaves out the folders
+# of other modules.
+MODULES := . e2e tools/test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +18,7 @@ test: ## install what it needs, then run every check and test
 	@$(MAKE) --no-print-directory lint
 	@echo 'building the test runner'
 	@go build -C tools/test -o ../../.bin/test .
-	@.bin/test -count=1 -timeout=8m tools/test rpc-server:-race http-server:-race e2e:-p=1
+	@.bin/test -count=1 -timeout=8m tools/test .:-race e2e:-p=1
 
 check: URL = http://localhost:8080
 check: DURATION = 30s
@@ -41,7 +43,7 @@ bench: ## measure the system on this machine, and write docs/benchmarks.md; with
 	@go build -C e2e -o ../.bin/bench ./cmd/bench
 	@.bin/bench $(if $(ONLY),--only='$(ONLY)',--out=docs/benchmarks.md) $(if $(BASE),--base='$(BASE)')
 
-pgo: ## find out where the servers spend their time, for the compiler: write their default.pgo
+pgo: ## find out where the servers spend their time, for the compiler: write default.pgo
 	@tools/install redis-server=redis-server:redis wrk=wrk
 	@go build -C e2e -o ../.bin/bench ./cmd/bench
 	@.bin/bench --pgo
@@ -94,7 +96,13 @@ $(MODULES:%=licenses/%): licenses/%:
 		{ grep -v '^W\|^/' .licenses; rm .licenses; exit 1; }
 	@rm $*/.licenses
 
-lint: $(MODULES:%=lint/%) lint/workflows ## check the form of all code: gofmt, go vet, go mod tidy, imports, staticcheck, actionlint
+lint: lint/gofmt $(MODULES:%=lint/%) lint/workflows ## check the form of all code: gofmt, go vet, go mod tidy, imports, staticcheck, actionlint
+
+.PHONY: lint/gofmt
+lint/gofmt: # of all modules at once
+	@echo 'lint: gofmt'
+	@! find . \( -name '.?*' -o -path ./internal/gen -o -name '*_gen' \) -prune -o -name '*.go' -exec gofmt -l {} + | grep . || \
+		{ echo 'gofmt would change the files above' >&2; exit 1; }
 
 .PHONY: lint/workflows
 lint/workflows:
@@ -103,11 +111,10 @@ lint/workflows:
 
 .PHONY: $(MODULES:%=lint/%)
 $(MODULES:%=lint/%): lint/%:
-	$(call check,gofmt,! find . -name '*_gen' -prune -o -name '*.go' -exec gofmt -l {} + | grep .)
 	$(call check,go vet,go vet -tags=jmeter,cluster,compose ./...)
 	$(call check,go mod tidy,go mod tidy -diff)
 	$(call check,imports,! go list -f '{{range .Imports}}{{println .}}{{end}}' ./... | grep '$(DEPRECATED)')
-	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster,compose $$(go list ./... | grep -v _gen))
+	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster,compose $$(go list ./... | grep -v -e /internal/gen/ -e _gen))
 
 # Its makers mark it as deprecated after the package clause, where staticcheck does not look.
 DEPRECATED = kitex/pkg/remote/trans/netpollmux
@@ -116,9 +123,8 @@ DEPRECATED = kitex/pkg/remote/trans/netpollmux
 check = @echo 'lint $*: $(1)'; cd $* && { $(2); } || { echo '$*: $(1) finds the faults above' >&2; exit 1; }
 
 generate: ## write all generated code anew from the two IDL files (needs protoc and thrift)
-	rm -rf http-server/api_gen http-server/kitex_gen rpc-server/kitex_gen e2e/thrift_gen
-	cd http-server && go tool -modfile=../tools/hz/go.mod hz model --unset_omitempty --mod im/http-server --model_dir api_gen --idl ../idl_http.proto
-	cd http-server && go tool -modfile=../tools/kitex/go.mod kitex -module im/http-server ../idl_rpc.thrift
-	cd rpc-server && go tool -modfile=../tools/kitex/go.mod kitex -module im/rpc-server ../idl_rpc.thrift
+	rm -rf internal/gen e2e/thrift_gen
+	go tool -modfile=tools/hz/go.mod hz model --unset_omitempty --mod im --model_dir internal/gen --idl idl_http.proto
+	go tool -modfile=tools/kitex/go.mod kitex -module im -gen-path internal/gen idl_rpc.thrift
 	mkdir -p e2e/thrift_gen
 	thrift --gen go:package_prefix=im/e2e/thrift_gen/,skip_remote -out e2e/thrift_gen idl_rpc.thrift

@@ -21,7 +21,9 @@ func TestBench(t *testing.T) {
 	bench := func(t *testing.T, args ...string) string {
 		settings := "LOG_LEVEL=info,REQUEST_TIMEOUT=9s,REDIS_TIMEOUT=2500ms" // for a busy machine
 		args = append(args, "--bin="+bin, "--rounds=1", "--duration=1s", "--settings="+settings)
-		out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
 		require.NoError(t, err, "%s", out)
 		return string(out)
 	}
@@ -43,6 +45,14 @@ func TestBench(t *testing.T) {
 			assert.Regexp(t, `(?m)^\|.*`+grown+`.*\| [0-9.]+ \|`, string(text))
 		}
 		assert.Regexp(t, `each of four more messages takes [1-9]`, string(text))
+	})
+	t.Run("WritesTheProfileOfBothServers", func(t *testing.T) {
+		bench(t, "--pgo")
+		out, err := exec.Command("go", "tool", "pprof", "-top", "-trim=false", filepath.Join(dir, "default.pgo")).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		for _, pkg := range []string{"im/http-server/", "im/rpc-server/"} {
+			assert.Contains(t, string(out), pkg)
+		}
 	})
 	t.Run("ComparesTwoVersions", func(t *testing.T) {
 		text := bench(t, "--base-bin="+bin, "--only=^send, open loop$")

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -136,18 +135,6 @@ func TestStop_AGatewayTellsThatItLeavesAndServesOn(t *testing.T) {
 	assert.True(t, resp.Close, "the connection is not to be used again")
 	<-gateway.Done()
 	assert.Zero(t, gateway.ExitCode())
-}
-
-// TestServers_ShareTheirCopies keeps what stands in both from drifting apart: each
-// server builds from its own folder alone.
-func TestServers_ShareTheirCopies(t *testing.T) {
-	for _, name := range []string{"admin.go", "etcd.go", "secure.go"} {
-		gateway, err := os.ReadFile("../http-server/" + name)
-		require.NoError(t, err)
-		rpcServer, err := os.ReadFile("../rpc-server/" + name)
-		require.NoError(t, err)
-		assert.Equal(t, string(gateway), string(rpcServer), name)
-	}
 }
 
 func TestAdmin_ServesHealthAndProfilesOnlyWhenWanted(t *testing.T) {

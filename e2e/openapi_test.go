@@ -183,7 +183,7 @@ func do(t *testing.T, req *http.Request) (*http.Response, []byte) {
 }
 
 func TestOpenAPI_ServedDocumentIsTheValidOneOfTheCheckout(t *testing.T) {
-	written, err := os.ReadFile("../http-server/openapi.yaml")
+	written, err := os.ReadFile("../http-server/gateway/openapi.yaml")
 	require.NoError(t, err)
 	resp, served := do(t, newRequest(t, "GET", shared.URL()+"/openapi.yaml", ""))
 	assert.Equal(t, "application/yaml", resp.Header.Get("Content-Type"))

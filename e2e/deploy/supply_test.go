@@ -4,22 +4,49 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// TestSupply_ImagesHaveNothingButTheServer reads the Dockerfiles: the image that is left
-// is made from nothing, and so has no shell.
+// TestSupply_ImagesHaveNothingButTheServer reads the Dockerfile: the images that are left
+// are made from nothing, and so have no shell.
 func TestSupply_ImagesHaveNothingButTheServer(t *testing.T) {
-	for _, server := range []string{"http-server", "rpc-server"} {
-		text, err := os.ReadFile("../../" + server + "/Dockerfile")
-		require.NoError(t, err)
-		froms := regexp.MustCompile(`(?m)^FROM (.+)$`).FindAllStringSubmatch(string(text), -1)
-		require.Len(t, froms, 2)
-		assert.Equal(t, "scratch", froms[1][1], server)
+	text, err := os.ReadFile("../../Dockerfile")
+	require.NoError(t, err)
+	froms := regexp.MustCompile(`(?m)^FROM (.+)$`).FindAllStringSubmatch(string(text), -1)
+	require.Len(t, froms, 4)
+	assert.Equal(t, "scratch AS server", froms[1][1])
+	for i, server := range []string{"http-server", "rpc-server"} {
+		assert.Equal(t, "server AS "+server, froms[2+i][1])
 	}
+}
+
+// TestSupply_ImagesAreBuiltWithTheProfile reads the Dockerfile: what is shipped is what is
+// measured.
+func TestSupply_ImagesAreBuiltWithTheProfile(t *testing.T) {
+	text, err := os.ReadFile("../../Dockerfile")
+	require.NoError(t, err)
+	assert.Regexp(t, `(?m)^RUN .*\bgo build .* -pgo=default\.pgo .* \./http-server \./rpc-server$`, string(text))
+}
+
+// TestSupply_ABuildSeesNothingButWhatTheServersAreMadeOf reads .dockerignore: it leaves
+// out all but what it names, since .data holds messages.
+func TestSupply_ABuildSeesNothingButWhatTheServersAreMadeOf(t *testing.T) {
+	text, err := os.ReadFile("../../.dockerignore")
+	require.NoError(t, err)
+	rules := regexp.MustCompile(`(?m)^[^#\s].*$`).FindAllString(string(text), -1)
+	require.NotEmpty(t, rules)
+	assert.Equal(t, "*", rules[0])
+	var let []string
+	for _, rule := range rules {
+		if name, found := strings.CutPrefix(rule, "!"); found {
+			let = append(let, name)
+		}
+	}
+	assert.ElementsMatch(t, []string{"go.mod", "go.sum", "default.pgo", "http-server", "rpc-server", "internal"}, let)
 }
 
 // TestSupply_ActionsArePinnedByHash reads the workflows: a tag could be moved to other

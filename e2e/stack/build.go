@@ -8,16 +8,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"time"
 )
 
 // ErrNoRevision is the error of a revision that the repository does not have, as in a
 // shallow clone.
 var ErrNoRevision = errors.New("no such revision here")
 
-// Build builds etcd, rpc-server and http-server of the checkout at root and gives
-// the folder of the binaries. With race, our servers have the race detector.
-// progress is told what is being built.
+// Build builds etcd, rpc-server and http-server of the checkout at root and returns the
+// folder of the binaries. With race, our servers have the race detector, and no profile.
+// progress is told what is being built, and how far that is.
 func Build(ctx context.Context, root string, race bool, progress func(string)) (string, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
@@ -27,15 +30,14 @@ func Build(ctx context.Context, root string, race bool, progress func(string)) (
 	if race {
 		bin = filepath.Join(bin, "race")
 	}
-	progress("building etcd")
-	if err := run(ctx, filepath.Join(root, "e2e"), "go", "build", "-o", filepath.Join(bin, "etcd"), "./cmd/etcd"); err != nil {
+	if err := build(ctx, filepath.Join(root, "e2e"), "etcd", progress, "-o", filepath.Join(bin, "etcd"), "./cmd/etcd"); err != nil {
 		return "", err
 	}
 	return bin, buildServers(ctx, root, bin, race, progress)
 }
 
 // BuildRevision builds rpc-server and http-server of another revision of the checkout at
-// root, and gives the folder of the binaries, in which etcd is this checkout's. The error
+// root, and returns the folder of the binaries, in which etcd is this checkout's. The error
 // wraps ErrNoRevision where the repository does not have it.
 func BuildRevision(ctx context.Context, root, revision string, progress func(string)) (bin string, err error) {
 	root, err = filepath.Abs(root)
@@ -72,13 +74,86 @@ func BuildRevision(ctx context.Context, root, revision string, progress func(str
 
 // buildServers builds the servers of the checkout at root into bin.
 func buildServers(ctx context.Context, root, bin string, race bool, progress func(string)) error {
-	for _, server := range []string{"rpc-server", "http-server"} {
-		progress("building " + server)
-		if err := run(ctx, filepath.Join(root, server), "go", "build", fmt.Sprintf("-race=%t", race), "-o", filepath.Join(bin, server), "."); err != nil {
+	if _, err := os.Stat(filepath.Join(root, "go.mod")); errors.Is(err, os.ErrNotExist) {
+		return buildModules(ctx, root, bin, race, progress)
+	}
+	args := []string{fmt.Sprintf("-race=%t", race), "-o", bin + string(filepath.Separator), "./http-server", "./rpc-server"}
+	// With the race detector the servers are for tests alone. Without the profile they
+	// share what go test -race has compiled.
+	if _, err := os.Stat(filepath.Join(root, "default.pgo")); err == nil && !race {
+		args = append([]string{"-pgo=default.pgo"}, args...)
+	}
+	return build(ctx, root, "http-server and rpc-server", progress, args...)
+}
+
+// buildModules is buildServers for the older revisions in which each server is a module
+// with a profile of its own, which the compiler finds by itself.
+func buildModules(ctx context.Context, root, bin string, race bool, progress func(string)) error {
+	for _, server := range []string{"http-server", "rpc-server"} {
+		if err := build(ctx, filepath.Join(root, server), server, progress, fmt.Sprintf("-race=%t", race), "-o", filepath.Join(bin, server), "."); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// progressInterval is how often a build that goes on tells how far it is.
+const progressInterval = 10 * time.Second
+
+// build runs go build in a folder. progress is told what is built and, every
+// progressInterval, what go build does: which module it downloads, or which package it
+// compiles.
+func build(ctx context.Context, dir, what string, progress func(string), args ...string) error {
+	progress("building " + what)
+	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-v"}, args...)...)
+	cmd.Dir = dir
+	var out output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	done := make(chan error, 1)
+	go func() { done <- cmd.Run() }()
+	ticks := time.NewTicker(progressInterval)
+	defer ticks.Stop()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				return fmt.Errorf("%s: %w\n%s", cmd, err, out.messages())
+			}
+			return nil
+		case <-ticks.C:
+			progress(fmt.Sprintf("building %s: %s", what, cmp.Or(out.newest(), "reading the packages")))
+		}
+	}
+}
+
+// output is what go build -v prints. It may be read while go build runs.
+type output struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (o *output) Write(text []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(text)
+}
+
+func (o *output) lines() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Split(strings.TrimSpace(o.text.String()), "\n")
+}
+
+// newest returns the last line, empty if there is none.
+func (o *output) newest() string {
+	lines := o.lines()
+	return lines[len(lines)-1]
+}
+
+// messages returns the lines other than the names of packages, which have no spaces.
+func (o *output) messages() string {
+	named := func(line string) bool { return !strings.Contains(line, " ") }
+	return strings.Join(slices.DeleteFunc(o.lines(), named), "\n")
 }
 
 // run runs a program in a folder. Its error has what it printed.

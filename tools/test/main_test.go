@@ -211,11 +211,11 @@ func TestSum_LastLineHoldsTheCounts(t *testing.T) {
 }
 
 func TestArguments(t *testing.T) {
-	flags, modules := arguments([]string{"-count=1", "-timeout=8m", "a:-race,-short", "tools/b"})
+	flags, modules := arguments([]string{"-count=1", "-timeout=8m", ".:-race,-short", "tools/b"})
 	if want := []string{"-count=1", "-timeout=8m"}; !reflect.DeepEqual(flags, want) {
 		t.Errorf("flags for all: %q, want %q", flags, want)
 	}
-	if want := []module{{"a", []string{"-race", "-short"}}, {"tools/b", nil}}; !reflect.DeepEqual(modules, want) {
+	if want := []module{{".", []string{"-race", "-short"}}, {"tools/b", nil}}; !reflect.DeepEqual(modules, want) {
 		t.Errorf("modules: %q, want %q", modules, want)
 	}
 }

@@ -44,7 +44,7 @@ type config struct {
 	BaseBin    string        `help:"Folder of the binaries to compare with, in place of a revision." xor:"base"`
 	Only       string        `help:"Measure nothing but the rows of that comparison whose names match this regular expression ('.' is all), and write no file."`
 	Out        string        `help:"File to write the results to, as Markdown; by default they are only printed."`
-	PGO        bool          `name:"pgo" help:"Measure nothing, but write the default.pgo of both servers, for the checkout in this folder: where their CPU time goes."`
+	PGO        bool          `name:"pgo" help:"Measure nothing, but write default.pgo for the checkout in this folder: where the CPU time of both servers goes."`
 
 	Run   struct{} `cmd:"" default:"withargs" hidden:""`
 	Floor struct {
@@ -157,7 +157,7 @@ func run(ctx context.Context, cfg config) error {
 
 	wrk.stack, wrk.nothing = s, nothing
 	if cfg.PGO {
-		return profile(ctx, s, func() error {
+		return profile(ctx, s, dir, func() error {
 			for _, l := range loads[1:] {
 				if _, err := wrk.ask(l, cfg.Duration); err != nil {
 					return err
@@ -215,16 +215,29 @@ func run(ctx context.Context, cfg config) error {
 	return os.WriteFile(cfg.Out, []byte(text), 0o644)
 }
 
-// profile writes the CPU profiles of both servers under load, which takes as long as
-// d.
-func profile(ctx context.Context, s *stack.Stack, load func() error, d time.Duration) error {
+// profile writes default.pgo: the CPU profiles of both servers under load, merged. load
+// takes as long as d. dir is for what is written on the way.
+func profile(ctx context.Context, s *stack.Stack, dir string, load func() error, d time.Duration) error {
+	merge := []string{"tool", "pprof", "-proto", "-symbolize=none"}
 	taken := make(chan error)
 	for name, p := range map[string]*stack.Process{"http-server": s.Gateways[0], "rpc-server": s.RPCServers[0]} {
+		file := filepath.Join(dir, name+".pprof")
+		merge = append(merge, file)
 		go func() {
-			taken <- download(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.Admin, int(d.Seconds())), filepath.Join(name, "default.pgo"))
+			taken <- download(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", p.Admin, int(d.Seconds())), file)
 		}()
 	}
-	return errors.Join(load(), <-taken, <-taken)
+	if err := errors.Join(load(), <-taken, <-taken); err != nil {
+		return err
+	}
+	var stderr strings.Builder
+	cmd := exec.CommandContext(ctx, "go", merge...)
+	cmd.Stderr = &stderr
+	merged, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", cmd, err, &stderr)
+	}
+	return os.WriteFile("default.pgo", merged, 0o644)
 }
 
 func download(ctx context.Context, url, file string) error {
