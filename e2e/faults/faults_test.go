@@ -451,10 +451,11 @@ func killMasters(ctx context.Context, s *scene) {
 // replica, and sent again and again meanwhile, is not too much in itself.
 func few(*scene) int { return 30 }
 
-// whole tells whether there are so many masters, each with so many replicas.
+// whole tells whether there are so many masters, each with so many replicas, and whether
+// Sentinels, if there are some, are done with it: else they may fail over once more.
 func (s *scene) whole(ctx context.Context, masters, replicas int) bool {
 	all := s.Masters(ctx)
-	return len(all) == masters && !slices.ContainsFunc(all, func(p *stack.Process) bool { return len(s.ReplicasOf(ctx, p)) != replicas })
+	return len(all) == masters && s.SentinelsAgree(ctx) == nil && !slices.ContainsFunc(all, func(p *stack.Process) bool { return len(s.ReplicasOf(ctx, p)) != replicas })
 }
 
 // acknowledged tells whether what was acknowledged is there once and in order. A message

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,18 +118,30 @@ func (s *Stack) startSentinels(ctx context.Context) error {
 	if err := start(ctx, s.Sentinels...); err != nil {
 		return err
 	}
+	return until(ctx, func() error { return s.SentinelsAgree(ctx) })
+}
+
+// SentinelsAgree is nil once each Sentinel knows the same master, its replica, which is
+// well, and the other Sentinels, and no failover is under way.
+func (s *Stack) SentinelsAgree(ctx context.Context) error {
+	agreed := ""
 	for _, p := range s.Sentinels {
 		client := redis.NewSentinelClient(&redis.Options{Addr: p.Addr})
 		defer client.Close()
-		err := until(ctx, func() error {
-			master, err := client.Master(ctx, masterName).Result()
-			if err == nil && (master["num-slaves"] != "1" || master["num-other-sentinels"] != "2") {
-				err = fmt.Errorf("%s knows %s replicas and %s other Sentinels", p.Name, master["num-slaves"], master["num-other-sentinels"])
-			}
-			return err
-		})
+		master, err := client.Master(ctx, masterName).Result()
 		if err != nil {
 			return err
+		}
+		replicas, err := client.Replicas(ctx, masterName).Result()
+		if err != nil {
+			return err
+		}
+		known := fmt.Sprintf("%s:%s", master["ip"], master["port"])
+		if agreed = cmp.Or(agreed, known); known != agreed {
+			return fmt.Errorf("%s knows the master %s, and not %s", p.Name, known, agreed)
+		}
+		if master["flags"] != "master" || len(replicas) != 1 || replicas[0]["flags"] != "slave" || master["num-other-sentinels"] != "2" {
+			return fmt.Errorf("%s knows the master as %s, the replicas %v and %s other Sentinels", p.Name, master["flags"], replicas, master["num-other-sentinels"])
 		}
 	}
 	return nil
