@@ -111,10 +111,12 @@ lint/workflows:
 
 .PHONY: $(MODULES:%=lint/%)
 $(MODULES:%=lint/%): lint/%:
-	$(call check,go vet,go vet -tags=jmeter,cluster,compose ./...)
+	$(call check,go vet,go vet -tags=$(TAGS) ./...)
 	$(call check,go mod tidy,go mod tidy -diff)
 	$(call check,imports,! go list -f '{{range .Imports}}{{println .}}{{end}}' ./... | grep '$(DEPRECATED)')
-	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster,compose $$(go list ./... | grep -v -e /internal/gen/ -e _gen))
+	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=$(TAGS) $$(go list ./... | grep -v -e /internal/gen/ -e _gen))
+
+TAGS = jmeter,cluster,compose
 
 # Its makers mark it as deprecated after the package clause, where staticcheck does not look.
 DEPRECATED = kitex/pkg/remote/trans/netpollmux

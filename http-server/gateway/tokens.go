@@ -172,5 +172,6 @@ func (c caller) mayPull(chat string) error {
 
 // is compares as the members of chats are, which strings.EqualFold does not.
 func (c caller) is(member string) bool {
-	return strings.ToLower(c.name) == strings.ToLower(member)
+	name := strings.ToLower(c.name)
+	return name == strings.ToLower(member)
 }
