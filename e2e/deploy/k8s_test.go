@@ -804,9 +804,9 @@ func TestK8s_ProbesAskForTheRealState(t *testing.T) {
 func TestK8s_ImagesArePinnedAndOursAreThoseTheReadmeBuilds(t *testing.T) {
 	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
 	require.NoError(t, err)
-	built := map[string]string{} // by folder
-	for _, line := range regexp.MustCompile(`(?m)^docker build -t (\S+) (?:\./)?([\w-]+)$`).FindAllStringSubmatch(string(readme), -1) {
-		built[line[2]] = line[1]
+	built := map[string]string{} // by target
+	for _, line := range regexp.MustCompile(`(?m)^docker build --target ([\w-]+) -t (\S+) \.$`).FindAllStringSubmatch(string(readme), -1) {
+		built[line[1]] = line[2]
 	}
 	eachWay(t, func(t *testing.T, m manifests) {
 		for _, w := range m.workloads {
