@@ -135,4 +135,4 @@ generate/code:
 	thrift --gen go:package_prefix=im/e2e/thrift_gen/,skip_remote -out e2e/thrift_gen idl_rpc.thrift
 
 generate/settings:
-	{ sed '/^## /,$$d' docs/settings.md; go run ./http-server settings; echo; go run ./rpc-server settings; } >.settings.md && mv .settings.md docs/settings.md
+	{ sed '/^## /,$$d' docs/settings.md && go run ./http-server settings && echo && go run ./rpc-server settings; } >.settings.md && mv .settings.md docs/settings.md
