@@ -111,10 +111,12 @@ lint/workflows:
 
 .PHONY: $(MODULES:%=lint/%)
 $(MODULES:%=lint/%): lint/%:
-	$(call check,go vet,go vet -tags=jmeter,cluster,compose ./...)
+	$(call check,go vet,go vet -tags=$(TAGS) ./...)
 	$(call check,go mod tidy,go mod tidy -diff)
 	$(call check,imports,! go list -f '{{range .Imports}}{{println .}}{{end}}' ./... | grep '$(DEPRECATED)')
-	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=jmeter,cluster,compose $$(go list ./... | grep -v -e /internal/gen/ -e _gen))
+	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=$(TAGS) $$(go list ./... | grep -v -e /internal/gen/ -e _gen))
+
+TAGS = jmeter,cluster,compose
 
 # Its makers mark it as deprecated after the package clause, where staticcheck does not look.
 DEPRECATED = kitex/pkg/remote/trans/netpollmux
@@ -122,9 +124,15 @@ DEPRECATED = kitex/pkg/remote/trans/netpollmux
 # $(call check,NAME,COMMAND) runs COMMAND in the module, and stops make if it fails.
 check = @echo 'lint $*: $(1)'; cd $* && { $(2); } || { echo '$*: $(1) finds the faults above' >&2; exit 1; }
 
-generate: ## write all generated code anew from the two IDL files (needs protoc and thrift)
+generate: generate/code generate/settings ## write anew all code from the two IDL files (needs protoc and thrift), and the tables of docs/settings.md
+
+.PHONY: generate/code generate/settings
+generate/code:
 	rm -rf internal/gen e2e/thrift_gen
 	go tool -modfile=tools/hz/go.mod hz model --unset_omitempty --mod im --model_dir internal/gen --idl idl_http.proto
 	go tool -modfile=tools/kitex/go.mod kitex -module im -gen-path internal/gen idl_rpc.thrift
 	mkdir -p e2e/thrift_gen
 	thrift --gen go:package_prefix=im/e2e/thrift_gen/,skip_remote -out e2e/thrift_gen idl_rpc.thrift
+
+generate/settings:
+	{ sed '/^## /,$$d' docs/settings.md && go run ./http-server settings && echo && go run ./rpc-server settings; } >.settings.md && mv .settings.md docs/settings.md

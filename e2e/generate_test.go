@@ -46,7 +46,7 @@ func TestGenerate_CommittedCodeIsWhatTheIDLsGive(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(to, text, 0o644))
 	}
-	generate := exec.CommandContext(t.Context(), "make", "-C", copied, "generate")
+	generate := exec.CommandContext(t.Context(), "make", "-C", copied, "generate/code")
 	out, err := generate.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 

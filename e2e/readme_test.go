@@ -49,59 +49,22 @@ func TestReadme_CurlLinesGiveTheAnswersBesideThem(t *testing.T) {
 	assert.Len(t, pullAll(t, s.URL(), "jack:marcus"), 2, "hello, and what was sent twice with one key")
 }
 
-// setting is a setting as --help or the README has it.
-type setting struct{ name, fallback string }
-
-// settingsOf are those that --help shows.
-func settingsOf(t *testing.T, server string) []setting {
-	t.Helper()
-	status, help := command(t, nil, server, "--help")
-	require.Zero(t, status)
-	help = strings.Join(strings.Fields(help), " ")
-	var all []setting
-	for _, flag := range regexp.MustCompile(`--[a-z-]+(?:=(\S+))? (?:[^$-]|-[^-])*?\(\$([A-Z_]+)\)`).FindAllStringSubmatch(help, -1) {
-		fallback := strings.Trim(flag[1], `",.`)
-		if strings.ToUpper(fallback) == fallback && !strings.ContainsAny(fallback, "0123456789") {
-			fallback = "" // a placeholder
-		}
-		all = append(all, setting{flag[2], fallback})
+// TestReadme_ProtobufLinesGiveThePage runs the one block of the API part that needs protoc.
+func TestReadme_ProtobufLinesGiveThePage(t *testing.T) {
+	if _, err := exec.LookPath("protoc"); err != nil {
+		t.Skip("protoc is not installed")
 	}
-	return all
-}
-
-func TestReadme_ListsEverySettingWithItsDefault(t *testing.T) {
-	tables := readme(t, "Settings")
-	for _, server := range []string{"http-server", "rpc-server"} {
-		_, table, found := strings.Cut(tables, "| "+server+" |")
-		require.True(t, found)
-		table, _, _ = strings.Cut(table, "\n\n")
-		var listed []setting
-		for _, row := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\| (?:`(.*?)`)? *\\|").FindAllStringSubmatch(table, -1) {
-			fallback := row[2]
-			if fallback == "false" {
-				fallback = "" // --help shows none for a switch
-			}
-			listed = append(listed, setting{row[1], fallback})
-		}
-		assert.NotEmpty(t, listed)
-		assert.ElementsMatch(t, settingsOf(t, server), listed, server)
-	}
-}
-
-func TestSettings_SharedNamesMeanTheSame(t *testing.T) {
-	ofGateway := map[string]string{}
-	for _, s := range settingsOf(t, "http-server") {
-		ofGateway[s.name] = s.fallback
-	}
-	var shared []string
-	for _, s := range settingsOf(t, "rpc-server") {
-		fallback, both := ofGateway[s.name]
-		if both && !strings.HasSuffix(s.name, "LISTEN") { // each has an address of its own
-			assert.Equal(t, fallback, s.fallback, s.name)
-			shared = append(shared, s.name)
-		}
-	}
-	assert.ElementsMatch(t, []string{"PPROF", "LOG_LEVEL", "MAX_TEXT_BYTES", "ETCD_ENDPOINTS", "ETCD_USERNAME", "ETCD_PASSWORD_FILE", "ETCD_TLS", "ETCD_TLS_CA_FILE", "ETCD_TLS_CERT_FILE", "ETCD_TLS_KEY_FILE", "MAX_IN_FLIGHT", "LEAVE_WAIT", "DRAIN_TIMEOUT", "GOGC"}, shared)
+	t.Parallel()
+	s := start(t, nil)
+	send(t, s.URL(), "jack:marcus", "hello", "jack")
+	blocks := regexp.MustCompile("(?s)```bash\n(.*?)```").FindAllStringSubmatch(readme(t, "API"), -1)
+	require.Len(t, blocks, 1)
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.NewReplacer("curl ", "curl -sS ", "localhost:8080", s.Gateways[0].Addr).Replace(blocks[0][1]))
+	cmd.Dir = ".."
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	sendTime := regexp.MustCompile(`send_time: \d+`)
+	assert.Equal(t, "messages {\n  chat: \"jack:marcus\"\n  text: \"hello\"\n  sender: \"jack\"\n  send_time: 0\n}\nnext_cursor: 1\ntotal: 1\n", sendTime.ReplaceAllString(string(out), "send_time: 0"))
 }
 
 // TestSecurity_EachRowOfTheThreatModelNamesATestThatExists reads SECURITY.md.

@@ -17,14 +17,14 @@ type config struct {
 	Listen string `default:":8080" help:"Address to serve HTTP on."`
 	settings.Common
 	MaxTextBytes int `default:"65536" min:"1" help:"Most bytes of a message's text, as the rpc-servers have it."`
-	MaxBodyBytes int `default:"1048576" help:"Most bytes of a request's body; at least 6 times MAX_TEXT_BYTES and 4096, so that any text fits in any escaping."`
+	MaxBodyBytes int `default:"1048576" help:"Most bytes of a request's body; at least 6 * MAX_TEXT_BYTES + 4096, so that any text fits in any escaping."`
 
 	TLSCertFile string `name:"tls-cert-file" placeholder:"FILE" help:"PEM file with the certificate, and those between it and its authority, to serve HTTPS with. Read again when it changes. Default: HTTP in plain text."`
 	TLSKeyFile  string `name:"tls-key-file" placeholder:"FILE" help:"PEM file with that certificate's key."`
 
 	Etcd etcd.Settings `embed:"" prefix:"etcd-"`
 
-	AuthHMACSecretFile []byte `name:"auth-hmac-secret-file" type:"filecontent" placeholder:"FILE" help:"File with the secret, of 32 bytes or more, by which tokens are signed (HS256). With it or a public key, each call needs a token of a member of the chat."`
+	AuthHMACSecretFile []byte `name:"auth-hmac-secret-file" type:"filecontent" placeholder:"FILE" help:"File with the secret, of 32 bytes or more, by which tokens are signed (HS256). With it or a public key, each send and pull needs a token of a member of the chat."`
 	AuthPublicKeyFile  []byte `type:"filecontent" placeholder:"FILE" help:"PEM file with the public key by which tokens are checked: RSA (RS256), ECDSA (ES256, ES384, ES512) or Ed25519 (EdDSA)."`
 	AuthAudience       string `help:"Audience that a token must be for (aud)."`
 	AuthIssuer         string `help:"Issuer that a token must be of (iss)."`
@@ -33,7 +33,7 @@ type config struct {
 
 	RequestTimeout time.Duration `default:"1s" min:"1" help:"How long the answer to a request may take once it has arrived; each attempt at an rpc-server gets a third of it."`
 	MaxInFlight    int           `default:"1000" min:"1" help:"Most requests that are served at a time; more are refused."`
-	MaxBufferBytes int           `default:"67108864" help:"Most bytes of bodies and answers that are held at a time, not counting those of up to 16 KiB. For more, the connection that has been slow for longest is closed or, if none has for a second, the request refused."`
+	MaxBufferBytes int           `default:"67108864" help:"Most bytes of bodies and answers that are held at a time, not counting those of up to 16 KiB. At least 8 MiB and MAX_BODY_BYTES. For more, the connection that has been slow for longest is closed or, if none has for a second, the request refused."`
 
 	ReadTimeout    time.Duration `default:"10s" min:"1" help:"How long a request may take to arrive."`
 	WriteTimeout   time.Duration `default:"30s" min:"1" help:"How long an answer may take to be received."`

@@ -37,7 +37,7 @@ func main() {
 	}
 }
 
-// run serves until ctx ends, then tells that it leaves, drains and returns.
+// run serves until ctx ends. Then it is not ready any more, drains and returns.
 func run(ctx context.Context, args []string) error {
 	logging.To(os.Stderr)
 	hlog.SetLevel(hlog.LevelDebug)

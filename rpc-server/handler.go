@@ -11,7 +11,7 @@ import (
 	"im/rpc-server/chat"
 )
 
-// handler is IMService: Thrift in, chat calls, Thrift out. It gives no Go error
+// handler is IMService: Thrift in, chat calls, Thrift out. It returns no Go error
 // for a request that failed, so that an error means transport to every client.
 type handler struct {
 	store   *chat.Store

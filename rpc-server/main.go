@@ -1,5 +1,5 @@
 // Command rpc-server keeps the messages: it serves idl_rpc.thrift over Kitex,
-// stores in Redis and tells etcd where it is. It keeps nothing itself, so any
+// stores in Redis and registers in etcd. It keeps nothing itself, so any
 // number of them may run.
 package main
 
@@ -11,10 +11,10 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
@@ -66,7 +66,6 @@ func run(ctx context.Context, args []string) error {
 	}
 	store := chat.Open(redisOptions, cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
 	defer store.Close()
-	go inspectRedis(ctx, store)
 
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -125,27 +124,8 @@ func (redisLines) Printf(ctx context.Context, format string, v ...any) {
 	slog.DebugContext(ctx, "redis: "+fmt.Sprintf(format, v...))
 }
 
-// inspectRedis waits until Redis answers, and then says which of its settings may
-// lose messages.
-func inspectRedis(ctx context.Context, store *chat.Store) {
-	for store.Ping(ctx) != nil {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Second):
-		}
-	}
-	settings, err := store.Durability(ctx)
-	if err != nil {
-		slog.Warn("redis does not show its settings: whether acknowledged messages are on disk is unknown", "err", err)
-		return
-	}
-	for _, weak := range settings.Weak() {
-		slog.Error("redis may lose acknowledged messages: " + weak)
-	}
-}
-
-// durability checks whether Redis keeps what it acknowledges.
+// durability checks whether Redis keeps what it acknowledges. What may lose messages is
+// logged when it changes.
 func durability(store *chat.Store) *admin.Check {
 	var last atomic.Pointer[chat.Durability]
 	return &admin.Check{
@@ -155,8 +135,13 @@ func durability(store *chat.Store) *admin.Check {
 			if err != nil {
 				return err
 			}
-			last.Store(&settings)
-			if weak := settings.Weak(); len(weak) > 0 {
+			weak := settings.Weak()
+			if before := last.Swap(&settings); before == nil || !slices.Equal(before.Weak(), weak) {
+				for _, setting := range weak {
+					slog.Error("redis may lose acknowledged messages: " + setting)
+				}
+			}
+			if len(weak) > 0 {
 				return errors.New(strings.Join(weak, "; "))
 			}
 			return nil

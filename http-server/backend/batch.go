@@ -51,9 +51,8 @@ type batcher[Req any, Resp response] struct {
 	many func(context.Context, []Req, ...callopt.Option) ([]Resp, error)
 	// size returns the bytes of a request, about.
 	size func(Req) int
-	// large reports whether a call would keep its neighbours waiting, and goesOn whether an
-	// answer of many says so: such a call is made by one.
-	large  func(Req) bool
+	// goesOn reports whether a response of many says that the call is too large to share an
+	// RPC: it is made by one.
 	goesOn func(Resp) bool
 
 	mu        sync.Mutex
@@ -78,7 +77,7 @@ type outcome[Resp any] struct {
 // do makes a call. Once the budget is used up it returns ErrLate or, where an attempt was
 // answered with UNAVAILABLE, that answer, while the call goes on: what it was given must not
 // change. The other errors are ErrUnavailable and ErrOverload.
-func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (Resp, error) {
+func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (resp Resp, err error) {
 	now := time.Now()
 	c := &pending[Req, Resp]{req: req, began: now, late: now.Add(b.budget), outcome: make(chan outcome[Resp], 1)}
 	late := time.NewTimer(b.budget)
@@ -95,16 +94,11 @@ func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (Resp, error) {
 		}
 		return outcome[Resp]{err: ErrLate}
 	}
-	var o outcome[Resp]
-	alone := b.large(req)
-	if !alone {
-		if !b.add(c) {
-			return o.resp, ErrOverload
-		}
-		o = wait()
-		alone = o.err == nil && b.goesOn(o.resp)
+	if !b.add(c) {
+		return resp, ErrOverload
 	}
-	if alone {
+	o := wait()
+	if o.err == nil && b.goesOn(o.resp) {
 		go b.ask(b.balancer.next(nil), []*pending[Req, Resp]{c}, true)
 		o = wait()
 	}

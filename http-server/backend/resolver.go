@@ -35,7 +35,7 @@ type resolver struct {
 	failure  atomic.Pointer[error]     // of the last attempt; nil is none
 }
 
-// newResolver asks the resolver that connect gives, once it gives one.
+// newResolver returns a resolver that asks the one which connect returns, once it does.
 func newResolver(b *balancer, connect func() (discovery.Resolver, error)) *resolver {
 	return &resolver{balancer: b, connect: connect, began: time.Now()}
 }

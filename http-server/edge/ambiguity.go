@@ -21,14 +21,14 @@ func Ambiguity(fields []byte, http11 bool) string {
 			return "a header field must be a name, a colon and a value, on one line" // RFC 9112, 5.1 and 5.2
 		}
 		switch {
-		case isField(name, "Host"):
+		case bytes.EqualFold(name, []byte("Host")):
 			hosts++
-		case isField(name, "Content-Length"):
+		case bytes.EqualFold(name, []byte("Content-Length")):
 			lengths++
 			if len(bytes.Trim(bytes.TrimSpace(value), "0123456789")) > 0 {
 				return "Content-Length must be a number" // RFC 9110, 8.6
 			}
-		case isField(name, "Transfer-Encoding"):
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
 			codings++
 			if !bytes.EqualFold(bytes.TrimSpace(value), []byte("chunked")) {
 				return "Transfer-Encoding must be chunked" // RFC 9112, 6.1
@@ -44,8 +44,4 @@ func Ambiguity(fields []byte, http11 bool) string {
 		return "Transfer-Encoding needs HTTP/1.1"
 	}
 	return ""
-}
-
-func isField(name []byte, known string) bool {
-	return len(name) == len(known) && bytes.EqualFold(name, []byte(known))
 }

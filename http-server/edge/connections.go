@@ -182,7 +182,7 @@ func (c *conn) SetReadTimeout(d time.Duration) error {
 	return c.SetReadDeadline(now.Add(d))
 }
 
-// Peek gives the next n bytes.
+// Peek returns the next n bytes.
 func (c *conn) Peek(n int) ([]byte, error) {
 	b, err := c.hertzConn.Peek(n)
 	if errors.Is(err, netpoll.ErrReadTimeout) {

@@ -69,7 +69,7 @@ func hmacKey(file []byte) (key any, alg string, err error) {
 	return secret, jwt.SigningMethodHS256.Alg(), nil
 }
 
-// verifyingKey reads a public key, and tells the one algorithm that it is for (RFC 7518,
+// verifyingKey reads a public key, and returns the one algorithm that it is for (RFC 7518,
 // 3.1; RFC 8037, 3.1).
 func verifyingKey(file []byte) (key any, alg string, err error) {
 	block, _ := pem.Decode(file)
@@ -153,7 +153,7 @@ func tokenFault(err error) string {
 	return "the token is not valid"
 }
 
-// maySendAs tells whether the caller is sender.
+// maySendAs returns nil if the caller is sender, else a problem.
 func (c caller) maySendAs(sender string) error {
 	if c.anyone || c.is(sender) {
 		return nil
@@ -161,7 +161,7 @@ func (c caller) maySendAs(sender string) error {
 	return newProblem(http.StatusForbidden, "sender: is not whom the token names", nil)
 }
 
-// mayPull tells whether the caller is a member of chat.
+// mayPull returns nil if the caller is a member of chat, else a problem.
 func (c caller) mayPull(chat string) error {
 	one, other, _ := strings.Cut(chat, ":")
 	if c.anyone || c.is(one) || c.is(other) {
@@ -172,5 +172,6 @@ func (c caller) mayPull(chat string) error {
 
 // is compares as the members of chats are, which strings.EqualFold does not.
 func (c caller) is(member string) bool {
-	return strings.ToLower(c.name) == strings.ToLower(member)
+	name := strings.ToLower(c.name)
+	return name == strings.ToLower(member)
 }

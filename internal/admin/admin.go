@@ -48,9 +48,9 @@ type status struct {
 	About any       `json:"about,omitempty"`
 }
 
-// repeat runs the check until ctx ends, and logs when it begins to fail and when it
-// succeeds again.
-func (c *Check) repeat(ctx context.Context) {
+// repeat runs the check until ctx ends. It logs when the check begins to fail and when it
+// succeeds again; up is 1 while it succeeds.
+func (c *Check) repeat(ctx context.Context, up prometheus.Gauge) {
 	for first := true; ctx.Err() == nil; first = false {
 		running, cancel := context.WithTimeout(ctx, timeout)
 		err := c.Run(running)
@@ -66,6 +66,7 @@ func (c *Check) repeat(ctx context.Context) {
 		}
 		c.last = now
 		c.mu.Unlock()
+		up.Set(map[bool]float64{true: 1}[now.OK])
 		switch {
 		case err != nil && (first || before.OK):
 			slog.Warn(c.Name+" is down", "err", err)
@@ -89,18 +90,6 @@ func (c *Check) status() status {
 	return s
 }
 
-// up is whether the check succeeds, as a metric.
-func (c *Check) up() prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "part_up", Help: "Whether a part that the work rests on is well.", ConstLabels: prometheus.Labels{"part": c.Name},
-	}, func() float64 {
-		if c.status().OK {
-			return 1
-		}
-		return 0
-	})
-}
-
 // Server serves /healthz, whether the process lives; /readyz, whether it can do its work
 // and, if not, which checks fail since when; /metrics; /loglevel; and /debug/pprof, if Pprof.
 type Server struct {
@@ -117,9 +106,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	registry.MustRegister(s.Metrics...)
+	up := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "part_up", Help: "Whether a part that the work rests on is well."}, []string{"part"})
+	registry.MustRegister(up)
 	for _, c := range s.Checks {
-		registry.MustRegister(c.up())
-		go c.repeat(ctx)
+		go c.repeat(ctx, up.WithLabelValues(c.Name))
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })

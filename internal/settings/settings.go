@@ -27,6 +27,7 @@ type Common struct {
 
 	Serve       struct{} `cmd:"" default:"withargs" hidden:""`
 	Healthcheck struct{} `cmd:"" help:"Ask a running server whether it is ready; exit 0 or 1."`
+	Settings    Page     `cmd:"" hidden:""`
 
 	Command string `kong:"-"` // "serve" or "healthcheck"
 }

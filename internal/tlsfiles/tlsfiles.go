@@ -14,8 +14,8 @@ import (
 
 // Client are the settings of the connections that are made to a server.
 type Client struct {
-	CAFile   string `name:"ca-file" placeholder:"FILE" help:"PEM file with the certificates that its own must be signed by, instead of those that the system trusts."`
-	CertFile string `placeholder:"FILE" help:"PEM file with the certificate to show to it. Read again when it changes."`
+	CAFile   string `name:"ca-file" placeholder:"FILE" help:"PEM file with the authorities that must have signed the server's certificate, in place of those that the system trusts."`
+	CertFile string `placeholder:"FILE" help:"PEM file with the certificate to show to the server. Read again when it changes."`
 	KeyFile  string `placeholder:"FILE" help:"PEM file with that certificate's key."`
 }
 

@@ -66,7 +66,7 @@ func ParseRoom(chat string) (Room, error) {
 // colon.
 func (r Room) String() string { return r.members[0] + ":" + r.members[1] }
 
-// has tells whether sender is a member. A sender that is not valid UTF-8 is
+// has reports whether sender is a member. A sender that is not valid UTF-8 is
 // none: fold would turn its broken bytes into U+FFFD, which a name may hold.
 func (r Room) has(sender string) bool {
 	name := fold(sender)
@@ -166,7 +166,7 @@ type Entry struct {
 // Page is a run of messages of a room at one instant.
 type Page struct {
 	Entries []Entry
-	// HasMore tells whether there is another page at NextCursor.
+	// HasMore reports whether there is another page at NextCursor.
 	HasMore bool
 	// NextCursor is the query's cursor plus the number of entries.
 	NextCursor int64

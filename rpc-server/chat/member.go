@@ -84,7 +84,7 @@ func entry(member string, micros int64) (Entry, error) {
 }
 
 // cutField reads a string that begins after prefix and ends with a quote, as
-// appendEscaped writes it, and gives what follows. ok is false for any other.
+// appendEscaped writes it, and returns what follows. ok is false for any other.
 func cutField(s, prefix string) (value, rest string, ok bool) {
 	s, ok = strings.CutPrefix(s, prefix)
 	var unescaped []byte

@@ -35,19 +35,15 @@ func newMetrics() *metrics {
 	return m
 }
 
-// Collectors gives what is to be known of the store's work, for a registry of
-// Prometheus.
+// Collectors are the metrics of the store.
 func (s *Store) Collectors() []prometheus.Collector {
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for Redis or its replicas."},
 		func() float64 { return float64(s.appends.waiting()) })
 	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, waiting, pools{s}}
 }
 
-// hook is what measures the round trips of a client.
-type hook struct {
-	client string
-	*metrics
-}
+// hook is told of each round trip of a client.
+type hook func(ctx context.Context, began time.Time, cmds []redis.Cmder, err error)
 
 func (h hook) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -55,7 +51,7 @@ func (h hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		began := time.Now()
 		err := next(ctx, cmd)
-		h.observe(began, []redis.Cmder{cmd}, err)
+		h(ctx, began, []redis.Cmder{cmd}, err)
 		return err
 	}
 }
@@ -64,14 +60,14 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		began := time.Now()
 		err := next(ctx, cmds)
-		h.observe(began, cmds, err)
+		h(ctx, began, cmds, err)
 		return err
 	}
 }
 
-// observe counts a round trip of sends or pulls. Those of greetings, health checks
-// and the like are none.
-func (h hook) observe(began time.Time, cmds []redis.Cmder, err error) {
+// observe counts a round trip of a client. Those of greetings, health checks and the like
+// do not count.
+func (m *metrics) observe(client string, began time.Time, cmds []redis.Cmder, err error) {
 	scripts := 0
 	for _, cmd := range cmds {
 		if strings.HasPrefix(cmd.Name(), "eval") {
@@ -81,9 +77,9 @@ func (h hook) observe(began time.Time, cmds []redis.Cmder, err error) {
 	if scripts == 0 {
 		return
 	}
-	h.duration.WithLabelValues(h.client).Observe(time.Since(began).Seconds())
-	if h.client == "sends" {
-		h.batch.Observe(float64(scripts))
+	m.duration.WithLabelValues(client).Observe(time.Since(began).Seconds())
+	if client == "sends" {
+		m.batch.Observe(float64(scripts))
 	}
 	for _, usual := range []string{"NOSCRIPT", "MOVED", "ASK"} { // by which a command finds its way
 		if redis.HasErrorPrefix(err, usual) {
@@ -91,7 +87,7 @@ func (h hook) observe(began time.Time, cmds []redis.Cmder, err error) {
 		}
 	}
 	if err != nil {
-		h.failures.WithLabelValues(h.client).Inc()
+		m.failures.WithLabelValues(client).Inc()
 	}
 }
 

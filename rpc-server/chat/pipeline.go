@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cloudwego/gopkg/concurrency/gopool"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -55,7 +56,7 @@ func (c *command) withSource() { c.Args()[0], c.Args()[1] = "eval", c.script.sou
 // what may run twice may ride in it.
 type pipelines struct {
 	servers
-	hook     hook
+	failures prometheus.Counter
 	timeout  time.Duration // of a pipeline
 	maxQueue int           // commands that wait for a master
 	replicas int           // that must have what a pipeline wrote; 0 waits for none
@@ -91,16 +92,6 @@ func (p *pipelines) run(ctx context.Context, commands []*command) []error {
 		errs[i] = c.wait(ctx)
 	}
 	return errs
-}
-
-// runApart runs a command in a pipeline of its own, at once.
-func (p *pipelines) runApart(ctx context.Context, c *command) error {
-	server, err := p.master(ctx, c.key())
-	if err != nil {
-		return err
-	}
-	p.exec(ctx, server, false, []*command{c}, maxRedirects)
-	return c.err
 }
 
 // wait waits for the command's answer, its master's ejection, or the end of ctx.
@@ -311,7 +302,7 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 			}
 		}
 	}
-	p.hook.failures.WithLabelValues(p.hook.client).Add(float64(few))
+	p.failures.Add(float64(few))
 	for to, commands := range again {
 		p.exec(ctx, to.server, to.asking, commands, redirects-1)
 	}

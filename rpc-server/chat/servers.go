@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -33,7 +34,11 @@ func connect(o redis.UniversalOptions, h hook) (redis.UniversalClient, servers) 
 	case *redis.ClusterClient:
 		client.OnNewNode(func(node *redis.Client) {
 			node.AddHook(h)
-			node.AddHook(reload{client})
+			node.AddHook(hook(func(ctx context.Context, _ time.Time, _ []redis.Cmder, err error) {
+				if err != nil && !isReply(err) { // another master may have taken over
+					client.ReloadState(ctx)
+				}
+			}))
 		})
 		return client, &cluster{ClusterClient: client, options: o, hook: h, others: map[string]*redis.Client{}}
 	default:
@@ -111,27 +116,6 @@ func (c *cluster) redirected(ctx context.Context, key string, err error) (server
 
 func (c *cluster) each(ctx context.Context, f func(context.Context, *redis.Client) error) error {
 	return c.ForEachMaster(ctx, f)
-}
-
-// reload has the client learn anew which master has what, when one does not answer:
-// another may have taken over.
-type reload struct{ cluster *redis.ClusterClient }
-
-func (r reload) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (r reload) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error { return r.after(ctx, next(ctx, cmd)) }
-}
-
-func (r reload) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error { return r.after(ctx, next(ctx, cmds)) }
-}
-
-func (r reload) after(ctx context.Context, err error) error {
-	if err != nil && !isReply(err) {
-		r.cluster.ReloadState(ctx)
-	}
-	return err
 }
 
 // isReply reports whether err is what a Redis answered.

@@ -33,9 +33,6 @@ var errSlow = errors.New("no answer within the timeout")
 const (
 	// firstBytes bounds the first part.
 	firstBytes = 64 << 10
-	// sharedLimit is the most messages that a page may ask for whose first part is
-	// read along with those of others.
-	sharedLimit = 100
 	// partBytes is about as much as each other part has.
 	partBytes = 256 << 10
 	// partLimit is the most messages that it has, and so a bound on what is read in
@@ -84,7 +81,7 @@ type Store struct {
 // Each call, and each read and write of a connection, may take timeout; at most
 // maxQueue messages, and as many pages, wait for a master, and more are refused
 // with ErrUnavailable. A message counts as stored once so many replicas have it, too;
-// with 0, once the master has. Open does not wait for Redis; Ping tells whether it
+// with 0, once the master has. Open does not wait for Redis; Ping reports whether it
 // answers.
 func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas int) *Store {
 	o.ContextTimeoutEnabled = true
@@ -92,9 +89,10 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas in
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
 	s := &Store{timeout: timeout, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages)}
 	open := func(name string, replicas int) (redis.UniversalClient, *pipelines) {
-		h := hook{name, s.metrics}
-		client, servers := connect(o, h)
-		return client, &pipelines{servers: servers, hook: h, timeout: timeout, maxQueue: maxQueue, replicas: replicas, lines: map[string]*line{}}
+		client, servers := connect(o, func(_ context.Context, began time.Time, cmds []redis.Cmder, err error) {
+			s.metrics.observe(name, began, cmds, err)
+		})
+		return client, &pipelines{servers: servers, failures: s.metrics.failures.WithLabelValues(name), timeout: timeout, maxQueue: maxQueue, replicas: replicas, lines: map[string]*line{}}
 	}
 	s.sends, s.appends = open("sends", replicas)
 	s.pulls, s.pages = open("pulls", 0)
@@ -108,7 +106,7 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas in
 // Close closes the connections. What waits fails.
 func (s *Store) Close() error { return errors.Join(s.appends.Close(), s.pages.Close()) }
 
-// Ping tells whether Redis answers; of a Redis Cluster, any master. The error wraps
+// Ping returns nil if Redis answers; of a Redis Cluster, any master. The error wraps
 // ErrUnavailable, or is what a Redis says that wants another password.
 func (s *Store) Ping(ctx context.Context) error {
 	var err error
@@ -161,7 +159,7 @@ func (s *Store) FirstParts(ctx context.Context, qs ...Query) []Result[Page] {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	results := make([]Result[Page], len(qs))
-	for i, part := range s.firstParts(ctx, s.pages.run, qs...) {
+	for i, part := range s.firstParts(ctx, qs...) {
 		if part.Err == nil && part.Value.goesOn(qs[i]) {
 			part.Value.Entries = nil
 		}
@@ -176,13 +174,7 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	sent := s.sent.Load()
-	run := s.pages.run
-	if q.limit > sharedLimit {
-		run = func(ctx context.Context, commands []*command) []error {
-			return []error{s.pages.runApart(ctx, commands[0])}
-		}
-	}
-	first := s.firstParts(ctx, run, q)[0]
+	first := s.firstParts(ctx, q)[0]
 	p, err := first.Value, first.Err
 	if err != nil || !p.goesOn(q) {
 		return p.Page, err
@@ -215,14 +207,14 @@ func (p *part) goesOn(q Query) bool {
 }
 
 // firstParts reads firstBytes of each page at most, but at least one message.
-func (s *Store) firstParts(ctx context.Context, run func(context.Context, []*command) []error, qs ...Query) []Result[part] {
+func (s *Store) firstParts(ctx context.Context, qs ...Query) []Result[part] {
 	commands := make([]*command, len(qs))
 	for i, q := range qs {
 		commands[i] = newCommand(redis.NewStringSliceCmd, pageScript, q.room.key(),
 			min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), firstBytes)
 	}
 	results := make([]Result[part], len(qs))
-	for i, err := range run(ctx, commands) {
+	for i, err := range s.pages.run(ctx, commands) {
 		if results[i].Err = s.failure(ctx, err); err == nil {
 			results[i].Value, results[i].Err = firstPart(qs[i], commands[i].Cmder.(*redis.StringSliceCmd).Val())
 		}
@@ -292,7 +284,7 @@ func (s *Store) deadline(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, s.timeout, errSlow)
 }
 
-// failure tells an unavailable Redis from the caller's own deadline and from a
+// failure distinguishes an unavailable Redis from the caller's own deadline and from a
 // defect. ctx is the one from deadline. nil stays nil.
 func (s *Store) failure(ctx context.Context, err error) error {
 	if err == nil {
