@@ -62,7 +62,7 @@ func BuildRevision(ctx context.Context, root, revision string, progress func(str
 		err = cmp.Or(err, run(context.WithoutCancel(ctx), root, "git", "worktree", "remove", "--force", tree))
 	}()
 	bin = filepath.Join(root, ".bin", commit)
-	if err := buildServers(ctx, tree, bin, false, func(what string) { progress(what + " of " + revision) }); err != nil {
+	if err := buildServers(ctx, tree, bin, false, func(what string) { progress("revision " + revision + ": " + what) }); err != nil {
 		return "", err
 	}
 	etcd := filepath.Join(bin, "etcd")
