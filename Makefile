@@ -116,6 +116,7 @@ $(MODULES:%=lint/%): lint/%:
 	$(call check,imports,! go list -f '{{range .Imports}}{{println .}}{{end}}' ./... | grep '$(DEPRECATED)')
 	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=$(TAGS) $$(go list ./... | grep -v -e /internal/gen/ -e _gen))
 
+# In a variable, since a comma would end an argument of call.
 TAGS = jmeter,cluster,compose
 
 # Its makers mark it as deprecated after the package clause, where staticcheck does not look.
