@@ -39,10 +39,10 @@ type Registration struct {
 	advertise string           // host:port, empty to find it out
 	listening *net.TCPAddr     // what is listened on
 
-	entry   atomic.Pointer[entry] // nil while not registered
+	entry    atomic.Pointer[entry] // nil while not registered
 	stopping context.Context
-	cancel  context.CancelFunc
-	done    chan struct{}
+	cancel   context.CancelFunc
+	done     chan struct{}
 }
 
 // entry is what etcd has of this server.
