@@ -40,7 +40,7 @@ func main() {
 	}
 }
 
-// run serves until ctx ends, then leaves etcd, drains and returns.
+// run serves until ctx ends, then deregisters, drains and returns.
 func run(ctx context.Context, args []string) error {
 	logging.To(os.Stderr)
 	redis.SetLogger(redisLines{})
@@ -93,7 +93,7 @@ func run(ctx context.Context, args []string) error {
 	defer srv.Stop()
 
 	registration := registry.Register(etcdConfig, cfg.Advertise, listener.Addr().(*net.TCPAddr))
-	defer registration.Leave(cfg.LeaveWait)
+	defer registration.Deregister(cfg.LeaveWait)
 
 	operators := admin.Server{
 		Addr: cfg.AdminListen, Pprof: cfg.Pprof, Metrics: append(store.Collectors(), m.collectors()...),

@@ -51,8 +51,9 @@ type batcher[Req any, Resp response] struct {
 	many func(context.Context, []Req, ...callopt.Option) ([]Resp, error)
 	// size returns the bytes of a request, about.
 	size func(Req) int
-	// goesOn reports whether a response of many says that the call is too large to share an
-	// RPC: it is made by one.
+	// large reports whether a call would keep its neighbours waiting, and goesOn whether a
+	// response of many says so: such a call is made by one.
+	large  func(Req) bool
 	goesOn func(Resp) bool
 
 	mu        sync.Mutex
@@ -94,11 +95,16 @@ func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (resp Resp, err er
 		}
 		return outcome[Resp]{err: ErrLate}
 	}
-	if !b.add(c) {
-		return resp, ErrOverload
+	var o outcome[Resp]
+	alone := b.large(req)
+	if !alone {
+		if !b.add(c) {
+			return resp, ErrOverload
+		}
+		o = wait()
+		alone = o.err == nil && b.goesOn(o.resp)
 	}
-	o := wait()
-	if o.err == nil && b.goesOn(o.resp) {
+	if alone {
 		go b.ask(b.balancer.next(nil), []*pending[Req, Resp]{c}, true)
 		o = wait()
 	}

@@ -22,6 +22,9 @@ import (
 	"im/internal/logging"
 )
 
+// largeLimit is the most messages that a page may ask for that shares an RPC.
+const largeLimit = 100
+
 // Client calls the rpc-servers. All requests share one.
 type Client struct {
 	balancer *balancer
@@ -68,12 +71,14 @@ func newClient(timeout time.Duration, maxInFlight int) (*Client, error) {
 		method: methodSend, balancer: c.balancer, metrics: m, budget: timeout, maxQueue: maxInFlight,
 		one: kitex.Send, many: kitex.SendMany,
 		size:   func(req *rpc.SendRequest) int { return len(req.GetMessage().GetText()) },
+		large:  func(*rpc.SendRequest) bool { return false },
 		goesOn: func(*rpc.SendResponse) bool { return false },
 	}
 	c.pulls = &batcher[*rpc.PullRequest, *rpc.PullResponse]{
 		method: methodPull, balancer: c.balancer, metrics: m, budget: timeout, maxQueue: maxInFlight,
 		one: kitex.Pull, many: kitex.PullMany,
 		size:   func(*rpc.PullRequest) int { return 0 },
+		large:  func(req *rpc.PullRequest) bool { return req.Limit > largeLimit },
 		goesOn: func(resp *rpc.PullResponse) bool { return resp.GetHasMore() && len(resp.Messages) == 0 },
 	}
 	return c, nil

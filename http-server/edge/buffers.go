@@ -9,8 +9,8 @@ import (
 	"github.com/cloudwego/hertz/pkg/app"
 )
 
-// SmallBytes is the size up to which a body or an answer needs no room in the buffers.
-const SmallBytes = 16 << 10
+// ThresholdBytes is the size up to which a body or an answer needs no room in the buffers.
+const ThresholdBytes = 16 << 10
 
 // ErrNoRoom is the error of a request for which there is no room.
 var ErrNoRoom = errors.New("as many bytes as MAX_BUFFER_BYTES allows are held")
@@ -45,7 +45,7 @@ func (b *Buffers) Reserved() int {
 
 // Reserve reserves n bytes until the request is answered in full. The error is ErrNoRoom.
 func (b *Buffers) Reserve(c *app.RequestContext, n int) error {
-	if n <= SmallBytes {
+	if n <= ThresholdBytes {
 		return nil
 	}
 	b.mu.Lock()

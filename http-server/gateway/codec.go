@@ -101,8 +101,8 @@ func (b bodies) read(c *app.RequestContext) ([]byte, error) {
 // means that it is not known.
 func (b bodies) readUpTo(c *app.RequestContext, max, length int) ([]byte, error) {
 	stream := c.RequestBodyStream()
-	body, err := io.ReadAll(io.LimitReader(stream, edge.SmallBytes+1))
-	if err != nil || len(body) <= edge.SmallBytes {
+	body, err := io.ReadAll(io.LimitReader(stream, edge.ThresholdBytes+1))
+	if err != nil || len(body) <= edge.ThresholdBytes {
 		return body, err
 	}
 	if length < 0 {
@@ -242,15 +242,15 @@ func encode(c *app.RequestContext, resp proto.Message) error {
 // answerFormat is the format of the highest q in Accept (RFC 9110, 12.5.1). A
 // tie, a wildcard or nothing known means the request's own.
 func answerFormat(c *app.RequestContext) format {
-	own, _ := formatOf(string(c.ContentType()))
-	best, bestQ := own, 0.0
+	requested, _ := formatOf(string(c.ContentType()))
+	best, bestQ := requested, 0.0
 	for option := range strings.SplitSeq(string(bytes.Join(c.Request.Header.PeekAll("Accept"), []byte(","))), ",") {
 		name, params, _ := mime.ParseMediaType(option)
 		f, known := formatOf(name)
 		switch {
 		case known:
 		case name == "*/*" || name == "application/*":
-			f = own
+			f = requested
 		default:
 			continue
 		}
@@ -262,7 +262,7 @@ func answerFormat(c *app.RequestContext) format {
 		case q > bestQ:
 			best, bestQ = f, q
 		case q == bestQ && f != best:
-			best = own
+			best = requested
 		}
 	}
 	return best

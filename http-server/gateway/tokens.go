@@ -163,8 +163,8 @@ func (c caller) maySendAs(sender string) error {
 
 // mayPull returns nil if the caller is a member of chat, else a problem.
 func (c caller) mayPull(chat string) error {
-	one, other, _ := strings.Cut(chat, ":")
-	if c.anyone || c.is(one) || c.is(other) {
+	first, second, _ := strings.Cut(chat, ":")
+	if c.anyone || c.is(first) || c.is(second) {
 		return nil
 	}
 	return newProblem(http.StatusForbidden, "chat: whom the token names is no member of it", nil)

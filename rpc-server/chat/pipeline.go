@@ -94,6 +94,16 @@ func (p *pipelines) run(ctx context.Context, commands []*command) []error {
 	return errs
 }
 
+// runApart runs a command in a pipeline of its own, at once.
+func (p *pipelines) runApart(ctx context.Context, c *command) error {
+	server, err := p.master(ctx, c.key())
+	if err != nil {
+		return err
+	}
+	p.exec(ctx, server, false, []*command{c}, maxRedirects)
+	return c.err
+}
+
 // wait waits for the command's answer, its master's ejection, or the end of ctx.
 func (c *command) wait(ctx context.Context) error {
 	if c.unit == nil {
@@ -227,7 +237,7 @@ func (l *line) exec(commands []*command) {
 	}
 	began := time.Now()
 	// A machine that stands still keeps all masters from answering.
-	slow := time.AfterFunc(l.timeout/4+l.patience(), func() {
+	slow := time.AfterFunc(l.timeout/4+l.replicaTimeout(), func() {
 		l.pipelines.mu.Lock()
 		others := l.answered.After(began)
 		l.pipelines.mu.Unlock()
@@ -248,9 +258,9 @@ func (l *line) exec(commands []*command) {
 	}
 }
 
-// patience is how long replicas have for what a pipeline wrote; then its connection can
+// replicaTimeout is how long replicas have for what a pipeline wrote; then its connection can
 // be used again.
-func (p *pipelines) patience() time.Duration {
+func (p *pipelines) replicaTimeout() time.Duration {
 	if p.replicas == 0 {
 		return 0
 	}
@@ -268,7 +278,7 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 		c.SetErr(nil) // else an earlier answer would stay where the connection breaks
 		pipe.Process(ctx, c.Cmder)
 	}
-	waited := redis.NewIntCmd(ctx, "wait", p.replicas, p.patience().Milliseconds())
+	waited := redis.NewIntCmd(ctx, "wait", p.replicas, p.replicaTimeout().Milliseconds())
 	if p.replicas > 0 {
 		pipe.Process(ctx, waited)
 	}

@@ -33,6 +33,9 @@ var errSlow = errors.New("no answer within the timeout")
 const (
 	// firstBytes bounds the first part.
 	firstBytes = 64 << 10
+	// sharedLimit is the most messages that a page may ask for whose first part is read
+	// along with those of others.
+	sharedLimit = 100
 	// partBytes is about as much as each other part has.
 	partBytes = 256 << 10
 	// partLimit is the most messages that it has, and so a bound on what is read in
@@ -159,7 +162,7 @@ func (s *Store) FirstParts(ctx context.Context, qs ...Query) []Result[Page] {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	results := make([]Result[Page], len(qs))
-	for i, part := range s.firstParts(ctx, qs...) {
+	for i, part := range s.firstParts(ctx, s.pages.run, qs...) {
 		if part.Err == nil && part.Value.goesOn(qs[i]) {
 			part.Value.Entries = nil
 		}
@@ -174,7 +177,13 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	sent := s.sent.Load()
-	first := s.firstParts(ctx, q)[0]
+	run := s.pages.run
+	if q.limit > sharedLimit {
+		run = func(ctx context.Context, commands []*command) []error {
+			return []error{s.pages.runApart(ctx, commands[0])}
+		}
+	}
+	first := s.firstParts(ctx, run, q)[0]
 	p, err := first.Value, first.Err
 	if err != nil || !p.goesOn(q) {
 		return p.Page, err
@@ -207,14 +216,14 @@ func (p *part) goesOn(q Query) bool {
 }
 
 // firstParts reads firstBytes of each page at most, but at least one message.
-func (s *Store) firstParts(ctx context.Context, qs ...Query) []Result[part] {
+func (s *Store) firstParts(ctx context.Context, run func(context.Context, []*command) []error, qs ...Query) []Result[part] {
 	commands := make([]*command, len(qs))
 	for i, q := range qs {
 		commands[i] = newCommand(redis.NewStringSliceCmd, pageScript, q.room.key(),
 			min(q.cursor, maxIndex), q.limit, q.reverse, min(q.total, maxIndex), firstBytes)
 	}
 	results := make([]Result[part], len(qs))
-	for i, err := range s.pages.run(ctx, commands) {
+	for i, err := range run(ctx, commands) {
 		if results[i].Err = s.failure(ctx, err); err == nil {
 			results[i].Value, results[i].Err = firstPart(qs[i], commands[i].Cmder.(*redis.StringSliceCmd).Val())
 		}

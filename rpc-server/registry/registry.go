@@ -30,7 +30,7 @@ const (
 	etcdRetry = time.Second
 )
 
-// Registration keeps this server's address in etcd until Leave is called, under the key and
+// Registration keeps this server's address in etcd until Deregister is called, under the key and
 // in the form that the resolver of kitex-contrib/registry-etcd reads. Whenever the lease is
 // lost, or etcd was away or lost its data, it registers anew.
 type Registration struct {
@@ -39,10 +39,10 @@ type Registration struct {
 	advertise string           // host:port, empty to find it out
 	listening *net.TCPAddr     // what is listened on
 
-	entry   atomic.Pointer[entry] // nil while not registered
-	leaving context.Context
-	cancel  context.CancelFunc
-	done    chan struct{}
+	entry    atomic.Pointer[entry] // nil while not registered
+	stopping context.Context
+	cancel   context.CancelFunc
+	done     chan struct{}
 }
 
 // entry is what etcd has of this server.
@@ -59,29 +59,29 @@ var errNotRegistered = errors.New("not registered in etcd")
 // machine's addresses, the one from which etcd is reached.
 func Register(config clientv3.Config, advertise string, listening *net.TCPAddr) *Registration {
 	r := &Registration{config: config, advertise: advertise, listening: listening, done: make(chan struct{})}
-	r.leaving, r.cancel = context.WithCancel(context.Background())
-	r.config.Context = r.leaving
+	r.stopping, r.cancel = context.WithCancel(context.Background())
+	r.config.Context = r.stopping
 	go r.register()
 	return r
 }
 
-// register registers again and again until Leave.
+// register registers again and again until Deregister.
 func (r *Registration) register() {
 	defer close(r.done)
 	for {
 		err := r.session()
-		if r.leaving.Err() != nil {
+		if r.stopping.Err() != nil {
 			return
 		}
 		slog.Warn("not registered in etcd", "err", err)
 		select {
-		case <-r.leaving.Done():
+		case <-r.stopping.Done():
 		case <-time.After(etcdRetry):
 		}
 	}
 }
 
-// session registers, and returns once the lease is lost or Leave is called, which takes the
+// session registers, and returns once the lease is lost or Deregister is called, which takes the
 // address out of etcd.
 func (r *Registration) session() error {
 	address, err := r.address()
@@ -101,7 +101,7 @@ func (r *Registration) session() error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.leaving, etcdTimeout)
+	ctx, cancel := context.WithTimeout(r.stopping, etcdTimeout)
 	defer cancel()
 	lease, err := r.client.Grant(ctx, leaseTTL)
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *Registration) session() error {
 	if _, err := r.client.Put(ctx, key, string(value), clientv3.WithLease(lease.ID)); err != nil {
 		return err
 	}
-	alive, err := r.client.KeepAlive(r.leaving, lease.ID)
+	alive, err := r.client.KeepAlive(r.stopping, lease.ID)
 	if err != nil {
 		return err
 	}
@@ -135,9 +135,9 @@ func (r *Registration) revoke(lease clientv3.LeaseID, key string) {
 	slog.Info("left etcd", "key", key)
 }
 
-// Leave takes the address out of etcd and, if it was there, returns after wait, when every
+// Deregister takes the address out of etcd and, if it was there, returns after wait, when every
 // gateway has noticed. It closes the connection to etcd.
-func (r *Registration) Leave(wait time.Duration) {
+func (r *Registration) Deregister(wait time.Duration) {
 	wasRegistered := r.entry.Load() != nil
 	r.cancel()
 	<-r.done
