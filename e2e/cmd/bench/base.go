@@ -61,6 +61,7 @@ func (g generator) besideBase(ctx context.Context, cfg config, o stack.Options, 
 	}
 	single = append(single,
 		trial{"this version alone: send to 1,000 chats → to one hot chat", hotChat(d)},
+		trial{"pull of a thousand, connections: 16", pullThousand(d)},
 		trial{sixteen.name, besideLarge(d)})
 
 	measured := 0
@@ -190,6 +191,18 @@ func openLoop(l load, d time.Duration) begin {
 func hotChat(d time.Duration) begin {
 	return func(_ context.Context, sides []generator) (func(int) (round, error), error) {
 		return sides[1].each(hot, d), nil
+	}
+}
+
+// pullThousand measures pages of a thousand of a chat that it fills before.
+func pullThousand(d time.Duration) begin {
+	return func(ctx context.Context, sides []generator) (func(int) (round, error), error) {
+		for _, side := range sides {
+			if _, err := side.ask(load{name: "fill a chat", kind: "send", prefix: "long", chats: 1}, d); err != nil {
+				return nil, err
+			}
+		}
+		return closedLoop(load{name: "pull of a thousand", kind: "pull", prefix: "long", chats: 1, connections: 16, query: "limit=1000"}, d)(ctx, sides)
 	}
 }
 
