@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 
@@ -35,6 +34,14 @@ func newProblem(status int, detail string, cause error) *problem {
 // badRequest is a request that breaks a rule; detail says which.
 func badRequest(detail string) *problem { return newProblem(http.StatusBadRequest, detail, nil) }
 
+func unavailable(cause error) *problem {
+	return newProblem(http.StatusServiceUnavailable, "the service is unavailable for now; try again later, a send with the same Idempotency-Key", cause)
+}
+
+func late(cause error) *problem {
+	return newProblem(http.StatusGatewayTimeout, "the service took too long; try again later, a send with the same Idempotency-Key", cause)
+}
+
 // answered is a response of an rpc-server.
 type answered interface {
 	GetCode() int32
@@ -46,16 +53,17 @@ func failure(resp answered, err error) error {
 	if err != nil {
 		return err
 	}
+	if resp.GetCode() == int32(rpc.Code_OK) {
+		return nil
+	}
 	cause := errors.New("rpc-server: " + resp.GetMsg())
 	switch rpc.Code(resp.GetCode()) {
-	case rpc.Code_OK:
-		return nil
 	case rpc.Code_INVALID:
 		return badRequest(resp.GetMsg())
 	case rpc.Code_UNAVAILABLE:
-		return fmt.Errorf("%w: %w", backend.ErrUnavailable, cause)
+		return unavailable(cause)
 	case rpc.Code_DEADLINE:
-		return fmt.Errorf("%w: %w", backend.ErrLate, cause)
+		return late(cause)
 	}
 	return cause
 }
@@ -67,9 +75,9 @@ func problemOf(err error) *problem {
 	case errors.As(err, &p):
 		return p
 	case errors.Is(err, backend.ErrLate):
-		return newProblem(http.StatusGatewayTimeout, "the service took too long; try again later, a send with the same Idempotency-Key", err)
+		return late(err)
 	case errors.Is(err, backend.ErrUnavailable), errors.Is(err, backend.ErrOverload), errors.Is(err, edge.ErrNoRoom):
-		return newProblem(http.StatusServiceUnavailable, "the service is unavailable for now; try again later, a send with the same Idempotency-Key", err)
+		return unavailable(err)
 	}
 	return newProblem(http.StatusInternalServerError, "the service has a defect, which its log describes", err)
 }
