@@ -68,8 +68,8 @@ type keyPair struct {
 	certFile, keyFile string
 
 	mu      sync.Mutex
-	last    tls.Certificate // that could be read
-	failing bool            // whether the files could not be read the last time
+	last    *tls.Certificate // that could be read
+	failing bool             // whether the files could not be read the last time
 }
 
 func load(name, certFile, keyFile string) (*keyPair, error) {
@@ -80,16 +80,16 @@ func load(name, certFile, keyFile string) (*keyPair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s_CERT_FILE, %[1]s_KEY_FILE: %w", name, err)
 	}
-	return &keyPair{certFile: certFile, keyFile: keyFile, last: pair}, nil
+	return &keyPair{certFile: certFile, keyFile: keyFile, last: &pair}, nil
 }
 
 // get reads both files, as it must at each handshake to notice that they have changed.
 // Where they cannot be read, or do not belong together yet, it returns the last pair that
 // could.
 func (k *keyPair) get() *tls.Certificate {
-	pair, err := tls.LoadX509KeyPair(k.certFile, k.keyFile)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	pair, err := tls.LoadX509KeyPair(k.certFile, k.keyFile)
 	switch {
 	case err != nil && !k.failing:
 		slog.Warn("a certificate has changed, and the one before stays", "file", k.certFile, "err", err)
@@ -97,8 +97,7 @@ func (k *keyPair) get() *tls.Certificate {
 		slog.Info("a certificate has changed", "file", k.certFile, "until", pair.Leaf.NotAfter)
 	}
 	if k.failing = err != nil; !k.failing {
-		k.last = pair
+		k.last = &pair
 	}
-	last := k.last
-	return &last
+	return k.last
 }
