@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -38,23 +37,6 @@ func message(text string) *rpc.SendRequest {
 	return &rpc.SendRequest{Message: &rpc.Message{Chat: "a:b", Sender: "a", Text: text}}
 }
 
-// together makes calls at the same time.
-func together(n int, call func(i int)) {
-	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() { call(i) })
-	}
-	all.Wait()
-}
-
-// drained is all that is in a channel.
-func drained[T any](c chan T) (all []T) {
-	for range len(c) {
-		all = append(all, <-c)
-	}
-	return all
-}
-
 // TestClient_AFrozenOrDeadServerCostsNoCall has one rpc-server that works beside
 // two that do not: one accepts connections and never says a word, at the other's
 // address nobody listens.
@@ -64,7 +46,7 @@ func TestClient_AFrozenOrDeadServerCostsNoCall(t *testing.T) {
 	require.NoError(t, dead.Close())
 	b := backendtest.New()
 	client := dial(t, 3*time.Second, frozen.Addr().String(), dead.Addr().String(), backendtest.Serve(t, b))
-	together(20, func(int) {
+	backendtest.Together(20, func(int) {
 		for range 20 {
 			_, err := client.Send(t.Context(), message("hello"))
 			assert.NoError(t, err)
@@ -138,7 +120,7 @@ func TestClient_WaitingForNoAnswerIsLate(t *testing.T) {
 	b.Hold = make(chan struct{})
 	defer close(b.Hold)
 	client := dial(t, 300*time.Millisecond, backendtest.Serve(t, b))
-	together(16, func(int) {
+	backendtest.Together(16, func(int) {
 		_, err := client.Send(t.Context(), message("hello"))
 		assert.ErrorIs(t, err, ErrLate)
 	})
@@ -188,7 +170,7 @@ func TestBatch_EachCallGetsItsOwnAnswer(t *testing.T) {
 	one.Reply, other.Reply = echo("2"), echo("none")
 	client := dial(t, 15*time.Second, backendtest.Serve(t, one), backendtest.Serve(t, other))
 	for range 10 {
-		together(calls, func(i int) {
+		backendtest.Together(calls, func(i int) {
 			text := fmt.Sprint("call ", i)
 			resp, err := client.Send(t.Context(), message(text))
 			assert.NoError(t, err)
@@ -226,12 +208,12 @@ func TestBatch_HasSoManyCallsAndBytesAtMost(t *testing.T) {
 				})
 				close(b.Hold)
 			}()
-			together(test.calls, func(int) {
+			backendtest.Together(test.calls, func(int) {
 				_, err := client.Send(t.Context(), message(strings.Repeat("a", test.size)))
 				assert.NoError(t, err)
 			})
 			sum, largest := 0, 0
-			for _, n := range drained(b.Many) {
+			for _, n := range backendtest.Drained(b.Many) {
 				sum, largest = sum+n, max(largest, n)
 			}
 			assert.Equal(t, test.calls, sum)
@@ -303,7 +285,7 @@ func TestBatch_AnOlderServerIsAskedOneByOne(t *testing.T) {
 	b := backendtest.New()
 	client := dial(t, 15*time.Second)
 	client.balancer.update([]discovery.Instance{discovery.NewInstance("tcp", backendtest.Serve(t, b), 10, nil)})
-	together(maxInFlight, func(int) {
+	backendtest.Together(maxInFlight, func(int) {
 		_, err := client.Send(t.Context(), message("hello"))
 		assert.NoError(t, err)
 	})

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -446,34 +445,17 @@ func TestBatch_ARetryHasTheKeyOfTheCall(t *testing.T) {
 		}
 	}()
 	base := serveClient(t, dial(t, 15*time.Second, backendtest.Serve(t, cut), broken.Addr().String(), backendtest.Serve(t, well)), nil)
-	together(maxInFlight, func(int) {
+	backendtest.Together(maxInFlight, func(int) {
 		resp, _ := call(t, "POST", base+"/api/send", sendBody)
 		assert.Equal(t, 200, resp.StatusCode)
 	})
 	stored := map[string]bool{}
-	for _, req := range drained(well.Sends) {
+	for _, req := range backendtest.Drained(well.Sends) {
 		assert.False(t, stored[req.GetKey()], "each call has a key of its own")
 		stored[req.GetKey()] = true
 	}
 	assert.Len(t, stored, maxInFlight)
-	for _, req := range drained(cut.Sends) {
+	for _, req := range backendtest.Drained(cut.Sends) {
 		assert.True(t, stored[req.GetKey()], "the retry has the same key")
 	}
-}
-
-// together makes calls at the same time.
-func together(n int, call func(i int)) {
-	var all sync.WaitGroup
-	for i := range n {
-		all.Go(func() { call(i) })
-	}
-	all.Wait()
-}
-
-// drained is all that is in a channel.
-func drained[T any](c chan T) (all []T) {
-	for range len(c) {
-		all = append(all, <-c)
-	}
-	return all
 }

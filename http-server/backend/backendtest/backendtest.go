@@ -4,6 +4,7 @@ package backendtest
 import (
 	"context"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -111,4 +112,21 @@ func Eventually(t testing.TB, ok func() bool) {
 	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
 		require.True(t, time.Now().Before(end), "it never came to be")
 	}
+}
+
+// Together makes calls at the same time.
+func Together(n int, call func(i int)) {
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { call(i) })
+	}
+	all.Wait()
+}
+
+// Drained takes all that is in a channel, and returns it.
+func Drained[T any](c chan T) (all []T) {
+	for range len(c) {
+		all = append(all, <-c)
+	}
+	return all
 }
