@@ -202,7 +202,7 @@ func pullThousand(d time.Duration) begin {
 				return nil, err
 			}
 		}
-		return closedLoop(load{name: "pull of a thousand", kind: "pull", prefix: "long", chats: 1, connections: 16, query: "limit=1000"}, d)(ctx, sides)
+		return closedLoop(page(1000), d)(ctx, sides)
 	}
 }
 

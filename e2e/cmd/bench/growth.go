@@ -23,6 +23,12 @@ var hot = []load{
 // sixteen is for askBesideLarge.
 var sixteen = load{name: "16 senders while two clients pull pages of 4 MiB", kind: "send", prefix: "some", chats: 1000, connections: 16}
 
+// page is a pull of a chat's first messages, as many as limit says. Of large pages, 64 at a
+// time could take longer than a call may.
+func page(limit int) load {
+	return load{name: fmt.Sprintf("of %d", limit), kind: "pull", prefix: "long", chats: 1, connections: 16, query: fmt.Sprintf("limit=%d", limit)}
+}
+
 // growth compares the system with itself as data and load grow, and gives a table.
 // What is compared is measured in alternating rounds.
 func (g generator) growth(ctx context.Context, cfg config) (string, error) {
@@ -96,13 +102,8 @@ func (g generator) growth(ctx context.Context, cfg config) (string, error) {
 	if err := rates("sends to one hot chat", hot, g.each(hot, d), "0.8 or more"); err != nil {
 		return "", err
 	}
-	pages := []load{
-		{name: "of 10", kind: "pull", prefix: "long", chats: 1, query: "limit=10"},
-		{name: "of 1", kind: "pull", prefix: "long", chats: 1, query: "limit=1"},
-		{name: "of 100", kind: "pull", prefix: "long", chats: 1, query: "limit=100"},
-		{name: "of 1,000", kind: "pull", prefix: "long", chats: 1, query: "limit=1000"},
-	}
-	if err := rates("pages", pages, g.each(pages, d), ""); err != nil {
+	pages := []load{page(10), page(1), page(100), page(1000)}
+	if err := rates("pages, connections: 16", pages, g.each(pages, d), ""); err != nil {
 		return "", err
 	}
 
