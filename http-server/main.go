@@ -50,10 +50,7 @@ func run(ctx context.Context, args []string) error {
 	if cfg.Command == "healthcheck" {
 		return admin.Healthcheck(cfg.AdminListen)
 	}
-	cfg.Apply()
-	for _, risk := range cfg.insecure() {
-		slog.Warn("insecure: " + risk)
-	}
+	cfg.Apply(cfg.insecure())
 
 	auth, err := gateway.NewAuth(cfg.AuthHMACSecretFile, cfg.AuthPublicKeyFile, cfg.AuthAudience, cfg.AuthIssuer)
 	if err != nil {

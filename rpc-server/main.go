@@ -51,10 +51,7 @@ func run(ctx context.Context, args []string) error {
 	if cfg.Command == "healthcheck" {
 		return admin.Healthcheck(cfg.AdminListen)
 	}
-	cfg.Apply()
-	for _, risk := range cfg.insecure() {
-		slog.Warn("insecure: " + risk)
-	}
+	cfg.Apply(cfg.insecure())
 
 	redisOptions, err := cfg.redis()
 	if err != nil {

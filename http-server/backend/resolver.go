@@ -29,15 +29,16 @@ func Etcd(config clientv3.Config) func() (discovery.Resolver, error) {
 type resolver struct {
 	balancer *balancer
 	connect  func() (discovery.Resolver, error)
-	etcd     discovery.Resolver // what connect gave
-	began    time.Time
-	answered atomic.Pointer[time.Time] // when etcd named them last; nil is never
+	etcd     discovery.Resolver        // what connect gave
+	answered atomic.Pointer[time.Time] // when etcd named them last; at first, the start
 	failure  atomic.Pointer[error]     // of the last attempt; nil is none
 }
 
 // newResolver returns a resolver that asks the one which connect returns, once it does.
 func newResolver(b *balancer, connect func() (discovery.Resolver, error)) *resolver {
-	return &resolver{balancer: b, connect: connect, began: time.Now()}
+	r, now := &resolver{balancer: b, connect: connect}, time.Now()
+	r.answered.Store(&now)
+	return r
 }
 
 // check is nil while etcd names rpc-servers.
@@ -50,14 +51,9 @@ func (r *resolver) check(context.Context) error {
 
 // age is how long ago etcd named the rpc-servers that are known; it counts from
 // the start where it never did.
-func (r *resolver) age() time.Duration {
-	if at := r.answered.Load(); at != nil {
-		return time.Since(*at)
-	}
-	return time.Since(r.began)
-}
+func (r *resolver) age() time.Duration { return time.Since(*r.answered.Load()) }
 
-// ask asks etcd, and connects to it first where that is yet to be done.
+// ask asks etcd. It connects to it first if it is not connected yet.
 func (r *resolver) ask(ctx context.Context) (discovery.Result, error) {
 	if r.etcd == nil {
 		connected, err := r.connect()

@@ -47,16 +47,10 @@ func formatOf(mediaType string) (f format, ok bool) {
 	return formatJSON, false
 }
 
-// bodies reads the bodies of requests.
-type bodies struct {
-	max     int // bytes of a body
-	buffers *edge.Buffers
-}
-
 // decode reads a request from its body or, where that is empty and the request is one that
 // may, from the query string.
-func (b bodies) decode(c *app.RequestContext, req proto.Message) error {
-	body, err := b.read(c)
+func (g *Gateway) decode(c *app.RequestContext, req proto.Message) error {
+	body, err := g.read(c)
 	if err != nil {
 		return err
 	}
@@ -69,17 +63,17 @@ func (b bodies) decode(c *app.RequestContext, req proto.Message) error {
 	return decodeJSON(body, req)
 }
 
-func (b bodies) read(c *app.RequestContext) ([]byte, error) {
+func (g *Gateway) read(c *app.RequestContext) ([]byte, error) {
 	var body []byte
 	var err error
 	length := c.Request.Header.ContentLength() // negative where the body is chunked
-	if length <= b.max {
-		body, err = b.readUpTo(c, b.max+1, length)
+	if length <= g.MaxBodyBytes {
+		body, err = g.readUpTo(c, g.MaxBodyBytes+1, length)
 	}
 	timeout := net.Error(nil)
 	switch {
-	case length > b.max || len(body) > b.max:
-		err = newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", b.max), nil)
+	case length > g.MaxBodyBytes || len(body) > g.MaxBodyBytes:
+		err = newProblem(http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", g.MaxBodyBytes), nil)
 	case err == nil:
 		return body, nil
 	case errors.Is(err, edge.ErrNoRoom):
@@ -91,7 +85,7 @@ func (b bodies) read(c *app.RequestContext) ([]byte, error) {
 	// What follows is no request. Hertz reads a rest of moderate size after the
 	// answer, so that the client gets to see it; any other is not worth reading.
 	c.SetConnectionClose()
-	if length < 0 || length > 8*b.max {
+	if length < 0 || length > 8*g.MaxBodyBytes {
 		c.Request.CloseBodyStream()
 	}
 	return nil, err
@@ -99,7 +93,7 @@ func (b bodies) read(c *app.RequestContext) ([]byte, error) {
 
 // readUpTo reads at most max bytes of the body. length is that of the whole body; negative
 // means that it is not known.
-func (b bodies) readUpTo(c *app.RequestContext, max, length int) ([]byte, error) {
+func (g *Gateway) readUpTo(c *app.RequestContext, max, length int) ([]byte, error) {
 	stream := c.RequestBodyStream()
 	body, err := io.ReadAll(io.LimitReader(stream, edge.ThresholdBytes+1))
 	if err != nil || len(body) <= edge.ThresholdBytes {
@@ -108,7 +102,7 @@ func (b bodies) readUpTo(c *app.RequestContext, max, length int) ([]byte, error)
 	if length < 0 {
 		length = max
 	}
-	if err := b.buffers.Reserve(c, length); err != nil {
+	if err := g.Buffers.Reserve(c, length); err != nil {
 		return nil, err
 	}
 	all := bytes.NewBuffer(append(make([]byte, 0, length+bytes.MinRead), body...))

@@ -44,13 +44,12 @@ type Options struct {
 // Gateway answers HTTP requests.
 type Gateway struct {
 	Options
-	bodies  bodies
 	metrics *metrics
 }
 
 // New returns a Gateway, whose routes are yet to be added to a server.
 func New(o Options) *Gateway {
-	return &Gateway{o, bodies{o.MaxBodyBytes, o.Buffers}, newMetrics()}
+	return &Gateway{o, newMetrics()}
 }
 
 // Collectors are the metrics of the requests.
@@ -95,7 +94,7 @@ func (g *Gateway) send(ctx context.Context, c *app.RequestContext) error {
 		return err
 	}
 	var req api.SendRequest
-	if err := g.bodies.decode(c, &req); err != nil {
+	if err := g.decode(c, &req); err != nil {
 		return err
 	}
 	if err := caller.maySendAs(req.Sender); err != nil {
@@ -119,7 +118,7 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 		return err
 	}
 	var req api.PullRequest
-	if err := g.bodies.decode(c, &req); err != nil {
+	if err := g.decode(c, &req); err != nil {
 		return err
 	}
 	if err := caller.mayPull(req.Chat); err != nil {

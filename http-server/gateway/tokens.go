@@ -50,12 +50,9 @@ func NewAuth(secret, publicKey []byte, audience, issuer string) (*Auth, error) {
 	default:
 		return nil, nil
 	}
-	options := []jwt.ParserOption{jwt.WithValidMethods([]string{alg}), jwt.WithExpirationRequired(), jwt.WithStrictDecoding()}
+	options := []jwt.ParserOption{jwt.WithValidMethods([]string{alg}), jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithIssuer(issuer)}
 	if audience != "" {
 		options = append(options, jwt.WithAudience(audience))
-	}
-	if issuer != "" {
-		options = append(options, jwt.WithIssuer(issuer))
 	}
 	return &Auth{jwt.NewParser(options...), key}, nil
 }

@@ -5,6 +5,7 @@ package settings
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"reflect"
@@ -32,12 +33,16 @@ type Common struct {
 	Command string `kong:"-"` // "serve" or "healthcheck"
 }
 
-// Apply sets the log level and the bounds of the heap.
-func (c *Common) Apply() {
+// Apply sets the log level and the bounds of the heap, and logs each of the risks that
+// the settings take.
+func (c *Common) Apply(risks []string) {
 	logging.Level.Set(c.LogLevel)
 	debug.SetGCPercent(c.GCPercent)
 	if _, err := memlimit.Set(); err != nil {
 		slog.Debug("the heap has no limit", "err", err)
+	}
+	for _, risk := range risks {
+		slog.Warn("insecure: " + risk)
 	}
 }
 
@@ -108,11 +113,6 @@ func Reachable(addresses ...string) bool {
 
 // Risks returns the keys of taken that are true, sorted.
 func Risks(taken map[string]bool) []string {
-	return slices.Sorted(func(yield func(string) bool) {
-		for risk, is := range taken {
-			if is && !yield(risk) {
-				return
-			}
-		}
-	})
+	maps.DeleteFunc(taken, func(_ string, is bool) bool { return !is })
+	return slices.Sorted(maps.Keys(taken))
 }

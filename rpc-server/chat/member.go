@@ -48,28 +48,16 @@ func appendEscaped(b []byte, s string) []byte {
 
 // parseEntry reads what appendMember wrote, and its score as Redis writes it.
 func parseEntry(member, score string) (Entry, error) {
-	micros, err := strconv.ParseInt(score, 10, 64)
-	if err == nil {
-		return entry(member, micros)
-	}
-	f, err := strconv.ParseFloat(score, 64) // Redis writes an exponent where that is shorter
+	micros, err := strconv.ParseFloat(score, 64) // Redis writes an exponent where that is shorter
 	if err != nil {
 		return Entry{}, ErrCorrupt
 	}
-	return scoredEntry(member, f)
+	return newEntry(member, micros)
 }
 
-// scoredEntry is parseEntry for a score that is read already.
-func scoredEntry(member string, score float64) (Entry, error) {
-	micros := int64(score)
-	if float64(micros) != score {
-		return Entry{}, ErrCorrupt
-	}
-	return entry(member, micros)
-}
-
-func entry(member string, micros int64) (Entry, error) {
-	e := Entry{Time: micros}
+// newEntry is parseEntry for a score that is a number already.
+func newEntry(member string, score float64) (Entry, error) {
+	e := Entry{Time: int64(score)}
 	_, rest, ok := cutField(member, `{"id":"`)
 	if ok {
 		e.Sender, rest, ok = cutField(rest, `,"sender":"`)
@@ -77,7 +65,7 @@ func entry(member string, micros int64) (Entry, error) {
 	if ok {
 		e.Text, rest, ok = cutField(rest, `,"text":"`)
 	}
-	if !ok || rest != "}" {
+	if !ok || rest != "}" || float64(e.Time) != score {
 		return Entry{}, ErrCorrupt
 	}
 	return e, nil
@@ -88,7 +76,7 @@ func entry(member string, micros int64) (Entry, error) {
 func cutField(s, prefix string) (value, rest string, ok bool) {
 	s, ok = strings.CutPrefix(s, prefix)
 	var unescaped []byte
-	quote := -1 // where the next one is; negative where it must be looked for
+	quote := -1 // the index of the next one; negative if it is not known
 	for ok {
 		if quote < 0 {
 			if quote = strings.IndexByte(s, '"'); quote < 0 {
@@ -97,7 +85,7 @@ func cutField(s, prefix string) (value, rest string, ok bool) {
 		}
 		escape := strings.IndexByte(s[:quote], '\\')
 		switch {
-		case escape < 0 && unescaped == nil: // the rule: nothing is copied
+		case escape < 0 && unescaped == nil: // nearly always: nothing is copied
 			return s[:quote], s[quote+1:], true
 		case escape < 0:
 			return string(append(unescaped, s[:quote]...)), s[quote+1:], true

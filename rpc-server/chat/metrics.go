@@ -38,7 +38,7 @@ func newMetrics() *metrics {
 // Collectors are the metrics of the store.
 func (s *Store) Collectors() []prometheus.Collector {
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "redis_queue_commands", Help: "Messages that wait for Redis or its replicas."},
-		func() float64 { return float64(s.appends.waiting()) })
+		func() float64 { return float64(s.appends.waiting.Load()) })
 	return []prometheus.Collector{s.metrics.duration, s.metrics.failures, s.metrics.batch, waiting, pools{s}}
 }
 
@@ -107,10 +107,10 @@ func (p pools) Describe(descs chan<- *prometheus.Desc) {
 func (p pools) Collect(metrics chan<- prometheus.Metric) {
 	for name, client := range map[string]redis.UniversalClient{"sends": p.sends, "pulls": p.pulls} {
 		stats := *client.PoolStats()
-		if queued := stats.PipelineStats; queued != nil { // of the connections that the queue has
-			stats.IdleConns += queued.IdleConns
-			stats.TotalConns += queued.TotalConns
-			stats.Timeouts += queued.Timeouts
+		if pipelines := stats.PipelineStats; pipelines != nil { // pipelines have connections of their own
+			stats.IdleConns += pipelines.IdleConns
+			stats.TotalConns += pipelines.TotalConns
+			stats.Timeouts += pipelines.Timeouts
 		}
 		metrics <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(stats.IdleConns), name, "idle")
 		metrics <- prometheus.MustNewConstMetric(poolConnections, prometheus.GaugeValue, float64(stats.TotalConns-stats.IdleConns), name, "used")

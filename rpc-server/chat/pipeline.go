@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/gopkg/concurrency/gopool"
@@ -60,6 +61,7 @@ type pipelines struct {
 	timeout  time.Duration // of a pipeline
 	maxQueue int           // commands that wait for a master
 	replicas int           // that must have what a pipeline wrote; 0 waits for none
+	waiting  atomic.Int64  // commands that have no answer yet
 
 	mu    sync.Mutex
 	lines map[string]*line // by address of the master
@@ -138,19 +140,6 @@ func (p *pipelines) line(server *redis.Client) *line {
 	return l
 }
 
-// waiting returns the number of commands that wait for Redis.
-func (p *pipelines) waiting() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	sum := 0
-	for _, l := range p.lines {
-		l.mu.Lock()
-		sum += l.commands
-		l.mu.Unlock()
-	}
-	return sum
-}
-
 // unit is what one caller has for one master.
 type unit struct {
 	commands []*command
@@ -163,11 +152,12 @@ type line struct {
 	*pipelines
 	server *redis.Client
 
-	mu       sync.Mutex
-	queue    []*unit
-	commands int           // that have no answer yet, in the queue and under way
-	sending  bool          // whether send runs
-	ejected  chan struct{} // closed while the master is ejected
+	mu        sync.Mutex
+	queue     []*unit
+	commands  int  // that have no answer yet, in the queue and under way
+	sending   bool // whether send runs
+	isEjected bool
+	ejected   chan struct{} // closed by the next ejection, or by the one that lasts
 }
 
 // add puts a unit into the queue. Where the queue is full it refuses commands, the last
@@ -176,7 +166,7 @@ func (l *line) add(u *unit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	u.ejected = l.ejected
-	if l.isEjected() {
+	if l.isEjected {
 		return
 	}
 	room := max(0, min(len(u.commands), l.maxQueue-l.commands))
@@ -186,12 +176,18 @@ func (l *line) add(u *unit) {
 	if u.commands = u.commands[:room]; room == 0 {
 		return
 	}
-	l.commands += room
+	l.count(room)
 	l.queue = append(l.queue, u)
 	if !l.sending {
 		l.sending = true
 		gopool.Go(l.send) // whose goroutines have stacks that need not grow
 	}
+}
+
+// count counts n more commands that wait. The caller must hold mu.
+func (l *line) count(n int) {
+	l.commands += n
+	l.waiting.Add(int64(n))
 }
 
 // send sends one pipeline after the other until nothing waits. A second one at a time
@@ -205,7 +201,7 @@ func (l *line) send() {
 		}
 		l.exec(commands)
 		l.mu.Lock()
-		l.commands -= len(commands)
+		l.count(-len(commands))
 		l.mu.Unlock()
 		for _, u := range units {
 			close(u.done)
@@ -323,26 +319,17 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 func (l *line) eject() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.isEjected() {
+	if l.isEjected {
 		return
 	}
+	l.isEjected = true
 	close(l.ejected)
 	for _, u := range l.queue {
-		l.commands -= len(u.commands)
+		l.count(-len(u.commands))
 	}
 	l.queue = nil
 	slog.Warn("a Redis master is ejected, since it does not answer", "address", l.server.Options().Addr)
 	go l.probe()
-}
-
-// isEjected reports whether the master is ejected. The caller must hold mu.
-func (l *line) isEjected() bool {
-	select {
-	case <-l.ejected:
-		return true
-	default:
-		return false
-	}
 }
 
 // probe asks the master until it answers, or until its client is closed.
@@ -357,7 +344,7 @@ func (l *line) probe() {
 		case err == nil:
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			l.ejected = make(chan struct{})
+			l.isEjected, l.ejected = false, make(chan struct{})
 			slog.Info("a Redis master answers again", "address", l.server.Options().Addr)
 			return
 		}

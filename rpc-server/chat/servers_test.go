@@ -272,7 +272,7 @@ func TestAppend_IsUnavailableWhileTooManyWaitForReplicas(t *testing.T) {
 		_, err := s.Append(ctx, newMessage(t, chat, "ann", "hello"))
 		assert.ErrorIs(t, err, context.Canceled)
 	}()
-	eventually(t, func(t *assert.CollectT) { require.Equal(t, 1, s.appends.waiting()) })
+	eventually(t, func(t *assert.CollectT) { require.EqualValues(t, 1, s.appends.waiting.Load()) })
 	_, err := s.Append(t.Context(), newMessage(t, chat, "ann", "more"))
 	require.ErrorIs(t, err, errQueueFull)
 	require.ErrorIs(t, err, ErrUnavailable)

@@ -26,7 +26,7 @@ const maxIndex = 1 << 52
 // now. What was to be stored may be stored or not, and may be a moment later.
 var ErrUnavailable = errors.New("redis is unavailable")
 
-// errSlow is why a call's context ends when Redis took its whole timeout.
+// errSlow is the cause of a context that ended since Redis used up the timeout.
 var errSlow = errors.New("no answer within the timeout")
 
 // A page is read in parts, one by one, so that none holds Redis for long.
@@ -36,17 +36,16 @@ const (
 	// sharedLimit is the most messages that a page may ask for whose first part is read
 	// along with those of others.
 	sharedLimit = 100
-	// partBytes is about as much as each other part has.
+	// partBytes is about the size of each other part.
 	partBytes = 256 << 10
-	// partLimit is the most messages that it has, and so a bound on what is read in
-	// vain where the page ends before its bytes run over.
+	// partLimit is the most messages of each other part, and so of what is read in vain
+	// where the page reaches MaxPageBytes.
 	partLimit = 32
-	// partRest is how long a page waits between parts while messages are sent. All
-	// processes on the way of a large page, Redis and the gateway too, work for those
-	// meanwhile.
+	// partRest is the pause between parts while messages are sent. In it, all processes
+	// that work for a large page, Redis and the gateway too, work for those messages.
 	partRest = 5 * time.Millisecond
-	// largePages is how many pages of several parts are read at a time, which bounds the
-	// memory that they take; others wait for their turn.
+	// largePages is how many pages of several parts are read at a time. It bounds the
+	// memory that they take.
 	largePages = 8
 )
 
@@ -71,8 +70,8 @@ type Store struct {
 	// Sends and pulls have a client each, so that a large page never delays a send.
 	sends, pulls   redis.UniversalClient
 	appends, pages *pipelines
-	tries          int      // of a ping
-	refusals       []string // how replies begin by which Redis says that it will not serve for now
+	tries          int // of a ping
+	refusals       []string
 	metrics        *metrics
 	large          chan struct{} // has an element for each large page that is being read
 	// sent counts messages, so that a large page can tell that it is not alone.
@@ -110,7 +109,7 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas in
 func (s *Store) Close() error { return errors.Join(s.appends.Close(), s.pages.Close()) }
 
 // Ping returns nil if Redis answers; of a Redis Cluster, any master. The error wraps
-// ErrUnavailable, or is what a Redis says that wants another password.
+// ErrUnavailable, or is the reply of a Redis that does not take the password.
 func (s *Store) Ping(ctx context.Context) error {
 	var err error
 	for range s.tries {
@@ -275,7 +274,7 @@ func (s *Store) nextPart(ctx context.Context, q Query, p *part) error {
 		if p.size += len(member); p.size > MaxPageBytes {
 			break
 		}
-		e, err := scoredEntry(member, z.Score)
+		e, err := newEntry(member, z.Score)
 		if err != nil {
 			return err
 		}
@@ -310,7 +309,8 @@ func (s *Store) failure(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// refusals are those of any Redis. NOSCRIPT is one where no time is left to send the script.
+// refusals are how the replies of any Redis begin by which it refuses for now. NOSCRIPT is
+// one where no time is left to send the script.
 var refusals = []string{
 	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "max number of clients",
 }
@@ -324,13 +324,12 @@ var durable = []struct{ name, want string }{
 	{"maxmemory-policy", "noeviction"},
 }
 
-// Durability is what the settings of Redis are by which it keeps, or loses, what
-// it acknowledged: a value by name. Where masters of a Redis Cluster differ, it is
-// one that may lose messages.
+// Durability has the values of the settings of Redis, by name, that decide whether it
+// keeps what it acknowledged. Where masters of a Redis Cluster differ, the value is one
+// that may lose messages.
 type Durability map[string]string
 
-// Weak lists the settings that may lose messages, each as "name is value, not
-// value"; none is a good sign.
+// Weak lists the settings that may lose messages, each as "name is value, not value".
 func (d Durability) Weak() []string {
 	var weak []string
 	for _, setting := range durable {
@@ -341,8 +340,8 @@ func (d Durability) Weak() []string {
 	return weak
 }
 
-// Durability asks for the settings; of a Redis Cluster, the masters that answer. The
-// error is that of a Redis that does not answer or does not show them.
+// Durability returns the settings; of a Redis Cluster, those of the masters that answer.
+// The error is that of a Redis that does not answer or does not show them.
 func (s *Store) Durability(ctx context.Context) (Durability, error) {
 	var mu sync.Mutex
 	d := Durability{}
