@@ -27,7 +27,7 @@ func startPlain(t *testing.T, settings ...string) *stack.Stack {
 	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("memory is read from /proc, which is not there")
 	}
-	plain, err := stack.Build(t.Context(), "..", false, func(string) {})
+	plain, err := stack.Build(t.Context(), "..", stack.Shipped, func(string) {})
 	require.NoError(t, err)
 	return start(t, func(o *stack.Options) {
 		o.Topology, o.Bin, o.RPCServers = stack.Single, plain, 1

@@ -36,7 +36,7 @@ func run(m *testing.M) int {
 		return failed(err)
 	}
 	defer os.RemoveAll(dir)
-	bin, err = stack.Build(context.Background(), "..", true, func(what string) { fmt.Println(what) })
+	bin, err = stack.Build(context.Background(), "..", stack.Race, func(what string) { fmt.Println(what) })
 	if err != nil {
 		return failed(err)
 	}

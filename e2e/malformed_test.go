@@ -176,7 +176,7 @@ func TestMalformed_RequestsCostNothing(t *testing.T) {
 	const requests, clients = 10_000, 8
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	plain, err := stack.Build(t.Context(), "..", false, func(string) {}) // as make run has them
+	plain, err := stack.Build(t.Context(), "..", stack.Shipped, func(string) {})
 	require.NoError(t, err)
 	s := start(t, func(o *stack.Options) { o.Bin, o.Settings = plain, []string{"PPROF=true", "DRAIN_TIMEOUT=1s"} })
 	servers := append(s.RPCServers, s.Gateways...)

@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	logging.Disable() // of the clients that ask a Redis which is down
 	var err error
-	bin, err = stack.Build(context.Background(), "../..", false, func(what string) { fmt.Println(what) })
+	bin, err = stack.Build(context.Background(), "../..", stack.Shipped, func(what string) { fmt.Println(what) })
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

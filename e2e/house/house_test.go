@@ -147,7 +147,7 @@ func TestServers_LinkNothingOfEachOther(t *testing.T) {
 }
 
 func TestServers_AreBuiltWithTheProfileAtTheRoot(t *testing.T) {
-	bin, err := stack.Build(t.Context(), root, false, func(what string) { t.Log(what) })
+	bin, err := stack.Build(t.Context(), root, stack.Shipped, func(what string) { t.Log(what) })
 	require.NoError(t, err)
 	profile, err := filepath.Abs(filepath.Join(root, "default.pgo"))
 	require.NoError(t, err)

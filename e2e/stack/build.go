@@ -18,22 +18,31 @@ import (
 // shallow clone.
 var ErrNoRevision = errors.New("no such revision here")
 
+// Kind is how our servers are built.
+type Kind string
+
+// The kinds.
+const (
+	Shipped Kind = "shipped" // with the profile, as images have them
+	Quick   Kind = "quick"   // without it: with a profile, all that they import is compiled anew
+	Race    Kind = "race"    // with the race detector, and without the profile
+)
+
 // Build builds etcd, rpc-server and http-server of the checkout at root and returns the
-// folder of the binaries. With race, our servers have the race detector, and no profile.
-// progress is told what is being built, and how far that is.
-func Build(ctx context.Context, root string, race bool, progress func(string)) (string, error) {
+// folder of the binaries. progress is told what is being built, and how far that is.
+func Build(ctx context.Context, root string, kind Kind, progress func(string)) (string, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return "", err
 	}
 	bin := filepath.Join(root, ".bin")
-	if race {
-		bin = filepath.Join(bin, "race")
+	if kind != Shipped {
+		bin = filepath.Join(bin, string(kind))
 	}
 	if err := build(ctx, filepath.Join(root, "e2e"), "etcd", progress, "-o", filepath.Join(bin, "etcd"), "./cmd/etcd"); err != nil {
 		return "", err
 	}
-	return bin, buildServers(ctx, root, bin, race, progress)
+	return bin, buildServers(ctx, root, bin, kind, progress)
 }
 
 // BuildRevision builds rpc-server and http-server of another revision of the checkout at
@@ -62,7 +71,7 @@ func BuildRevision(ctx context.Context, root, revision string, progress func(str
 		err = cmp.Or(err, run(context.WithoutCancel(ctx), root, "git", "worktree", "remove", "--force", tree))
 	}()
 	bin = filepath.Join(root, ".bin", commit)
-	if err := buildServers(ctx, tree, bin, false, func(what string) { progress("revision " + revision + ": " + what) }); err != nil {
+	if err := buildServers(ctx, tree, bin, Shipped, func(what string) { progress("revision " + revision + ": " + what) }); err != nil {
 		return "", err
 	}
 	etcd := filepath.Join(bin, "etcd")
@@ -73,14 +82,12 @@ func BuildRevision(ctx context.Context, root, revision string, progress func(str
 }
 
 // buildServers builds the servers of the checkout at root into bin.
-func buildServers(ctx context.Context, root, bin string, race bool, progress func(string)) error {
+func buildServers(ctx context.Context, root, bin string, kind Kind, progress func(string)) error {
 	if _, err := os.Stat(filepath.Join(root, "go.mod")); errors.Is(err, os.ErrNotExist) {
-		return buildModules(ctx, root, bin, race, progress)
+		return buildModules(ctx, root, bin, progress)
 	}
-	args := []string{fmt.Sprintf("-race=%t", race), "-o", bin + string(filepath.Separator), "./http-server", "./rpc-server"}
-	// With the race detector the servers are for tests alone. Without the profile they
-	// share what go test -race has compiled.
-	if _, err := os.Stat(filepath.Join(root, "default.pgo")); err == nil && !race {
+	args := []string{fmt.Sprintf("-race=%t", kind == Race), "-o", bin + string(filepath.Separator), "./http-server", "./rpc-server"}
+	if _, err := os.Stat(filepath.Join(root, "default.pgo")); err == nil && kind == Shipped {
 		args = append([]string{"-pgo=default.pgo"}, args...)
 	}
 	return build(ctx, root, "http-server and rpc-server", progress, args...)
@@ -88,9 +95,9 @@ func buildServers(ctx context.Context, root, bin string, race bool, progress fun
 
 // buildModules is buildServers for the older revisions in which each server is a module
 // with a profile of its own, which the compiler finds by itself.
-func buildModules(ctx context.Context, root, bin string, race bool, progress func(string)) error {
+func buildModules(ctx context.Context, root, bin string, progress func(string)) error {
 	for _, server := range []string{"http-server", "rpc-server"} {
-		if err := build(ctx, filepath.Join(root, server), server, progress, fmt.Sprintf("-race=%t", race), "-o", filepath.Join(bin, server), "."); err != nil {
+		if err := build(ctx, filepath.Join(root, server), server, progress, "-o", filepath.Join(bin, server), "."); err != nil {
 			return err
 		}
 	}

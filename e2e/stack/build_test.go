@@ -33,7 +33,7 @@ func TestBuildServers_BuildsBothLayoutsWithTheirProfiles(t *testing.T) {
 				}
 			}
 			var told []string
-			require.NoError(t, buildServers(t.Context(), root, bin, false, func(what string) { told = append(told, what) }))
+			require.NoError(t, buildServers(t.Context(), root, bin, Shipped, func(what string) { told = append(told, what) }))
 			assert.NotEmpty(t, told)
 			for server, module := range profileOf {
 				info, err := buildinfo.ReadFile(filepath.Join(bin, server))
@@ -42,7 +42,7 @@ func TestBuildServers_BuildsBothLayoutsWithTheirProfiles(t *testing.T) {
 			}
 
 			require.NoError(t, os.WriteFile(filepath.Join(root, "http-server", "main.go"), []byte("package main\n\nfunc main() { nothing() }\n"), 0o644))
-			err := buildServers(t.Context(), root, bin, false, func(string) {})
+			err := buildServers(t.Context(), root, bin, Shipped, func(string) {})
 			assert.ErrorContains(t, err, "undefined: nothing")
 		})
 	}

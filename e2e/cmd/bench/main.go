@@ -115,7 +115,7 @@ func run(ctx context.Context, cfg config) error {
 	bin := cfg.Bin
 	if bin == "" {
 		var err error
-		if bin, err = stack.Build(ctx, ".", false, func(what string) { fmt.Println(what) }); err != nil {
+		if bin, err = stack.Build(ctx, ".", stack.Shipped, func(what string) { fmt.Println(what) }); err != nil {
 			return err
 		}
 	}

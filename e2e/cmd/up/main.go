@@ -50,7 +50,7 @@ func run(ctx context.Context, cfg config) error {
 	} else {
 		l.Close()
 	}
-	bin, err := stack.Build(ctx, ".", false, say)
+	bin, err := stack.Build(ctx, ".", stack.Quick, say)
 	if err != nil {
 		return err
 	}
