@@ -49,6 +49,27 @@ func TestSupply_ABuildSeesNothingButWhatTheServersAreMadeOf(t *testing.T) {
 	assert.ElementsMatch(t, []string{"go.mod", "go.sum", "default.pgo", "http-server", "rpc-server", "internal"}, let)
 }
 
+// TestSupply_EachModuleIsKeptUpToDate reads dependabot.yml.
+func TestSupply_EachModuleIsKeptUpToDate(t *testing.T) {
+	var modules []string
+	for _, pattern := range []string{"go.mod", "*/go.mod", "tools/*/go.mod"} {
+		files, err := filepath.Glob("../../" + pattern)
+		require.NoError(t, err)
+		for _, file := range files {
+			folder, err := filepath.Rel("../..", filepath.Dir(file))
+			require.NoError(t, err)
+			modules = append(modules, strings.TrimSuffix("/"+folder, "."))
+		}
+	}
+	assert.Greater(t, len(modules), 8)
+	text, err := os.ReadFile("../../.github/dependabot.yml")
+	require.NoError(t, err)
+	_, list, found := strings.Cut(string(text), "directories:\n")
+	require.True(t, found)
+	list, _, _ = strings.Cut(list, "schedule:")
+	assert.ElementsMatch(t, modules, regexp.MustCompile(`/\S*`).FindAllString(list, -1))
+}
+
 // TestSupply_ActionsArePinnedByHash reads the workflows: a tag could be moved to other
 // code.
 func TestSupply_ActionsArePinnedByHash(t *testing.T) {
