@@ -2,12 +2,17 @@ package e2e
 
 import (
 	"encoding/json"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -31,10 +36,7 @@ func ask(t *testing.T, base string) {
 // registered lists the keys of the rpc-servers in etcd.
 func registered(t *testing.T, s *stack.Stack) []string {
 	t.Helper()
-	etcd, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Etcd.Addr}, Logger: zap.NewNop()})
-	require.NoError(t, err)
-	defer etcd.Close()
-	found, err := etcd.Get(t.Context(), "kitex/registry-etcd/demo.rpc.server/", clientv3.WithPrefix())
+	found, err := etcdClient(t, s).Get(t.Context(), "kitex/registry-etcd/demo.rpc.server/", clientv3.WithPrefix())
 	require.NoError(t, err)
 	var keys []string
 	for _, kv := range found.Kvs {
@@ -105,6 +107,192 @@ func TestDiscovery_StoppingAnRPCServerFailsNoRequest(t *testing.T) {
 	last := timeOf(t, calls[len(calls)-1])
 	t.Logf("the last call came %s after it left, the process ended after that", last.Sub(left).Round(time.Millisecond))
 	assert.Empty(t, logged(t, s.Gateways[0], "retry"), "no call had to be repeated")
+}
+
+// etcdClient returns a client of the stack's etcd.
+func etcdClient(t *testing.T, s *stack.Stack) *clientv3.Client {
+	t.Helper()
+	etcd, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Etcd.Addr}, Logger: zap.NewNop()})
+	require.NoError(t, err)
+	t.Cleanup(func() { etcd.Close() })
+	return etcd
+}
+
+// leaseOf returns the lease of the entry of an address in etcd; 0 is that of none.
+func leaseOf(t *testing.T, etcd *clientv3.Client, key string) int64 {
+	t.Helper()
+	found, err := etcd.Get(t.Context(), key)
+	require.NoError(t, err)
+	if len(found.Kvs) == 0 {
+		return 0
+	}
+	return found.Kvs[0].Lease
+}
+
+func TestDiscovery_AnEntryThatIsGoneIsPutBack(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	etcd, p := etcdClient(t, s), s.RPCServers[0]
+	for what, take := range map[string]func() error{
+		"deleted": func() error {
+			_, err := etcd.Delete(t.Context(), keyOf(p))
+			return err
+		},
+		"its lease revoked": func() error {
+			_, err := etcd.Revoke(t.Context(), clientv3.LeaseID(leaseOf(t, etcd, keyOf(p))))
+			return err
+		},
+	} {
+		require.NoError(t, take(), what)
+		gone := time.Now()
+		require.Zero(t, leaseOf(t, etcd, keyOf(p)), what)
+		eventually(t, func() bool { return leaseOf(t, etcd, keyOf(p)) != 0 }, what)
+		t.Logf("%s: back after %s", what, time.Since(gone).Round(time.Millisecond))
+		require.NoError(t, p.Wait(t.Context()))
+	}
+	// A gateway that starts now knows it.
+	late := s.AddGateway()
+	require.NoError(t, late.Start())
+	require.NoError(t, late.Wait(t.Context()))
+	before := refusals(t, p)
+	eventually(t, func() bool { ask(t, "http://"+late.Addr); return refusals(t, p) > before }, "it serves")
+}
+
+// TestDiscovery_OfTwoServersWithOneAddressTheLastHasTheEntry has what a container that is
+// replaced looks like while the old one still runs, and what is left of one that was killed.
+func TestDiscovery_OfTwoServersWithOneAddressTheLastHasTheEntry(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *stack.Options) { o.RPCServers = 0; o.Gateways = 0 })
+	etcd := etcdClient(t, s)
+	first, second := s.AddRPCServer(), s.AddRPCServer()
+	key := keyOf(first)
+	second.Setenv("ADVERTISE=" + first.Addr)
+	require.NoError(t, first.Start())
+	require.NoError(t, first.Wait(t.Context()))
+	firstLease := leaseOf(t, etcd, key)
+
+	require.NoError(t, second.Start())
+	require.NoError(t, second.Wait(t.Context()))
+	secondLease := leaseOf(t, etcd, key)
+	assert.NotEqual(t, firstLease, secondLease, "who starts last has the entry")
+	eventually(t, func() bool { return stack.Ready(t.Context(), first.Admin) != nil }, "the other one is not ready")
+	assert.ErrorContains(t, stack.Ready(t.Context(), first.Admin), "another server has registered the same address")
+	assert.NoError(t, stack.Ready(t.Context(), second.Admin))
+
+	require.NoError(t, second.Stop())
+	require.NoError(t, first.Wait(t.Context()))
+	assert.Equal(t, firstLease, leaseOf(t, etcd, key), "it puts its own once the other's is gone")
+
+	require.NoError(t, second.Start())
+	require.NoError(t, second.Wait(t.Context()))
+	secondLease = leaseOf(t, etcd, key)
+	require.NoError(t, first.Stop())
+	assert.Equal(t, secondLease, leaseOf(t, etcd, key), "each ends its own lease alone")
+
+	second.Kill()
+	killed := time.Now()
+	require.NoError(t, second.Start())
+	require.NoError(t, second.Wait(t.Context()))
+	assert.NotEqual(t, secondLease, leaseOf(t, etcd, key), "it need not wait for its old lease to end")
+	t.Logf("ready %s after it was killed", time.Since(killed).Round(time.Millisecond))
+	_, err := etcd.Revoke(t.Context(), clientv3.LeaseID(secondLease))
+	require.NoError(t, err, "it was still there")
+	assert.NotZero(t, leaseOf(t, etcd, key), "which takes the entry no more")
+}
+
+func TestDiscovery_AnyAddressOfRedisWillDo(t *testing.T) {
+	t.Parallel()
+	for _, topology := range []stack.Topology{stack.Sentinel, stack.Cluster} {
+		t.Run(string(topology), func(t *testing.T) {
+			t.Parallel()
+			s := start(t, func(o *stack.Options) { o.RPCServers, o.Gateways, o.Topology = 0, 0, topology })
+			of := s.Redis
+			if topology == stack.Sentinel {
+				of = s.Sentinels
+			}
+			rpcServer, gateway := s.AddRPCServer(), s.AddGateway()
+			rpcServer.SetFlag("--redis-addrs=gone.invalid:6379,127.0.0.1:1," + of[1].Addr)
+			require.NoError(t, rpcServer.Start())
+			require.NoError(t, gateway.Start())
+			require.NoError(t, rpcServer.Wait(t.Context()))
+			require.NoError(t, gateway.Wait(t.Context()))
+			chat, sender, _ := newChat(t)
+			send(t, s.URL(), chat, "hello", sender)
+			assert.Len(t, pullAll(t, s.URL(), chat), 1)
+		})
+	}
+}
+
+func TestDiscovery_AnyEndpointOfEtcdWillDo(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *stack.Options) { o.RPCServers = 0; o.Gateways = 0 })
+	rpcServer, gateway := s.AddRPCServer(), s.AddGateway()
+	for _, p := range []*stack.Process{rpcServer, gateway} {
+		p.SetFlag("--etcd-endpoints=http://gone.invalid:2379,http://" + s.Etcd.Addr + "/")
+	}
+	_, port, err := net.SplitHostPort(rpcServer.Addr)
+	require.NoError(t, err)
+	rpcServer.SetFlag("--listen=:" + port) // so that its address must be found out
+	require.NoError(t, rpcServer.Start())
+	require.NoError(t, gateway.Start())
+	require.NoError(t, rpcServer.Wait(t.Context()))
+	require.NoError(t, gateway.Wait(t.Context()))
+	assert.Equal(t, []string{keyOf(rpcServer)}, registered(t, s))
+}
+
+// TestDiscovery_AnRPCServerThatRedisRefusesCostsNoCall has two rpc-servers, one of which has a
+// wrong password for Redis.
+func TestDiscovery_AnRPCServerThatRedisRefusesCostsNoCall(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *stack.Options) { o.RPCServers, o.Gateways, o.Topology = 0, 0, stack.Single })
+	control := redis.NewClient(&redis.Options{Addr: s.Redis[0].Addr})
+	defer control.Close()
+	password := func(value string) string {
+		file := filepath.Join(t.TempDir(), "password")
+		require.NoError(t, os.WriteFile(file, []byte(value), 0o600))
+		return "REDIS_PASSWORD_FILE=" + file
+	}
+	require.NoError(t, control.ConfigSet(t.Context(), "requirepass", "right").Err())
+	good, bad, gateway := s.AddRPCServer(), s.AddRPCServer(), s.AddGateway()
+	good.Setenv(password("right"))
+	bad.Setenv(password("wrong"))
+	for _, p := range []*stack.Process{good, bad, gateway} {
+		require.NoError(t, p.Start())
+	}
+	require.NoError(t, good.Wait(t.Context()))
+	require.NoError(t, gateway.Wait(t.Context()))
+	eventually(t, func() bool { return len(registered(t, s)) == 2 }, "both are registered")
+
+	chat, sender, _ := newChat(t)
+	sent := 0
+	ejected := func() bool { return len(logged(t, gateway, "is ejected, since it refuses what others serve")) > 0 }
+	eventually(t, func() bool {
+		send(t, s.URL(), chat, "hello", sender)
+		pull(t, s.URL(), chat, "")
+		sent++
+		return ejected()
+	}, "it is ejected")
+	refused := func() int { return len(logged(t, bad, `"msg":"unavailable"`)) }
+	before, began := refused(), time.Now()
+	for range 200 {
+		send(t, s.URL(), chat, "hello", sender)
+		sent++
+	}
+	assert.LessOrEqual(t, refused()-before, 3+2*int(time.Since(began).Seconds()), "it gets a call a second, to see whether it is well")
+	assert.Len(t, pullAll(t, s.URL(), chat), sent)
+
+	// A password that changes under running servers.
+	require.NoError(t, control.Do(t.Context(), "AUTH", "right").Err())
+	require.NoError(t, control.ConfigSet(t.Context(), "requirepass", "new").Err())
+	require.NoError(t, control.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes").Err())
+	resp, err := client.Post(s.URL()+"/api/send", "", strings.NewReader(`{"chat":"`+chat+`","text":"hello","sender":"`+sender+`"}`))
+	require.NoError(t, err)
+	resp.Body.Close()
+	assert.Equal(t, http.StatusServiceUnavailable, resp.StatusCode)
+	assert.NotEmpty(t, resp.Header.Get("Retry-After"))
+	require.NoError(t, control.ConfigSet(t.Context(), "requirepass", "right").Err())
+	require.NoError(t, good.Wait(t.Context()))
+	send(t, s.URL(), chat, "hello", sender)
 }
 
 // timeOf is when a line was logged.

@@ -74,7 +74,7 @@ func TestSecurity_EachRowOfTheThreatModelNamesATestThatExists(t *testing.T) {
 	_, table, found := strings.Cut(string(text), "|---|---|---|---|\n")
 	require.True(t, found)
 	var tests strings.Builder
-	for _, folder := range []string{".", "deploy", "../http-server/gateway", "../http-server/backend", "../http-server/edge", "../rpc-server/chat"} {
+	for _, folder := range []string{".", "deploy", "../http-server/gateway", "../http-server/backend", "../http-server/edge", "../rpc-server/chat", "../internal/member"} {
 		files, err := filepath.Glob(folder + "/*_test.go")
 		require.NoError(t, err)
 		for _, file := range files {

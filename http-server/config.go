@@ -24,10 +24,11 @@ type config struct {
 
 	Etcd etcd.Settings `embed:"" prefix:"etcd-"`
 
-	AuthHMACSecretFile []byte `name:"auth-hmac-secret-file" type:"filecontent" placeholder:"FILE" help:"File with the secret, of 32 bytes or more, by which tokens are signed (HS256). With it or a public key, each send and pull needs a token of a member of the chat."`
-	AuthPublicKeyFile  []byte `type:"filecontent" placeholder:"FILE" help:"PEM file with the public key by which tokens are checked: RSA (RS256), ECDSA (ES256, ES384, ES512) or Ed25519 (EdDSA)."`
-	AuthAudience       string `help:"Audience that a token must be for (aud)."`
-	AuthIssuer         string `help:"Issuer that a token must be of (iss)."`
+	AuthHMACSecretFile []byte        `name:"auth-hmac-secret-file" type:"filecontent" placeholder:"FILE" help:"File with the secret, of 32 bytes or more, by which tokens are signed (HS256). With it or a public key, each send and pull needs a token of a member of the chat."`
+	AuthPublicKeyFile  []byte        `type:"filecontent" placeholder:"FILE" help:"PEM file with the public key by which tokens are checked: RSA (RS256), ECDSA (ES256, ES384, ES512) or Ed25519 (EdDSA)."`
+	AuthAudience       string        `help:"Audience that a token must be for (aud)."`
+	AuthIssuer         string        `help:"Issuer that a token must be of (iss)."`
+	AuthLeeway         time.Duration `default:"5s" min:"0" help:"How far the clock of who signs tokens may differ: for so long a token is good before its nbf and after its exp."`
 
 	CORSOrigins []string `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the service in a browser, like https://example.com, separated by commas; * is every page. Default: none."`
 

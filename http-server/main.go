@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	cfg.Apply(cfg.insecure())
 
-	auth, err := gateway.NewAuth(cfg.AuthHMACSecretFile, cfg.AuthPublicKeyFile, cfg.AuthAudience, cfg.AuthIssuer)
+	auth, err := gateway.NewAuth(cfg.AuthHMACSecretFile, cfg.AuthPublicKeyFile, cfg.AuthAudience, cfg.AuthIssuer, cfg.AuthLeeway)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -46,8 +45,13 @@ func parseConfig(args []string) (cfg config, err error) {
 
 // Validate is called by kong.
 func (c *config) Validate() error {
-	if _, _, err := net.SplitHostPort(c.Advertise); c.Advertise != "" && err != nil {
+	if err := settings.CheckHostPort(c.Advertise); c.Advertise != "" && err != nil {
 		return fmt.Errorf("ADVERTISE: %w", err)
+	}
+	for _, address := range c.RedisAddrs {
+		if err := settings.CheckHostPort(address); err != nil {
+			return fmt.Errorf("REDIS_ADDRS: %w", err)
+		}
 	}
 	if c.RedisSentinelPasswordFile != nil && c.RedisMasterName == "" {
 		return errors.New("REDIS_SENTINEL_PASSWORD_FILE: needs REDIS_MASTER_NAME")

@@ -189,7 +189,8 @@ func TestParseConfig_NamesTheFlagThatIsWrong(t *testing.T) {
 
 func TestParseConfig_NamesTheSettingThatIsOutOfRange(t *testing.T) {
 	for name, values := range map[string][]string{
-		"ADVERTISE":      {"rpc.example", "2001:db8::1", "http://rpc.example:80"},
+		"ADVERTISE":      {"rpc.example", "2001:db8::1", "http://rpc.example:80", ":8888", "rpc.example:", "rpc.example:port"},
+		"REDIS_ADDRS":    {"redis", "redis:", ":6379", "a:1,b", "a:1, b:2", "redis://a:1", "2001:db8::1"},
 		"MAX_TEXT_BYTES": {"0", "-1"},
 		"REDIS_TIMEOUT":  {"0s", "-1s"},
 		"REDIS_QUEUE":    {"0", "-1"},

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
 
@@ -91,7 +90,7 @@ func query(req *rpc.PullRequest) (chat.Query, error) {
 // another field id, so that nothing arrives.
 const errNoRequest = chat.InvalidError("the request is missing")
 
-var errOverload = fmt.Errorf("%w: as many calls as MAX_IN_FLIGHT allows are being served", chat.ErrUnavailable)
+var errOverload = errors.New(rpc.MSG_OVERLOAD)
 
 // answer is what a call comes to.
 type answer[T any] struct {
@@ -167,6 +166,9 @@ func outcome(ctx context.Context, err error) (code rpc.Code, msg string) {
 	case errors.As(err, &invalid):
 		slog.DebugContext(ctx, "refused", "err", err)
 		return rpc.Code_INVALID, invalid.Error()
+	case err == errOverload:
+		slog.WarnContext(ctx, "unavailable", "err", err)
+		return rpc.Code_UNAVAILABLE, rpc.MSG_OVERLOAD
 	case errors.Is(err, chat.ErrUnavailable):
 		slog.WarnContext(ctx, "unavailable", "err", err)
 		return rpc.Code_UNAVAILABLE, "the store is unavailable"

@@ -387,7 +387,7 @@ func TestLimit_TheExcessIsRefusedAtOnceAndNothingElse(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool { return h.inFlight.Load() == maxInFlight }, patience, time.Millisecond)
 	assert.Empty(t, codes)
-	r.requireFails(t, "ann:zoe", rpc.Code_UNAVAILABLE, "the store is unavailable")
+	r.requireFails(t, "ann:zoe", rpc.Code_UNAVAILABLE, rpc.MSG_OVERLOAD)
 
 	require.NoError(t, h.store.Close())
 	silent.Close()
@@ -504,6 +504,7 @@ func TestOutcome_IsOneCodeForEachKindOfError(t *testing.T) {
 		"a rule, wrapped":        {fmt.Errorf("inside: %w", chat.InvalidError("text: is required")), rpc.Code_INVALID, "text: is required"},
 		"unavailable":            {fmt.Errorf("%w: secret", chat.ErrUnavailable), rpc.Code_UNAVAILABLE, "the store is unavailable"},
 		"unavailable by timeout": {fmt.Errorf("%w: %w", chat.ErrUnavailable, context.DeadlineExceeded), rpc.Code_UNAVAILABLE, "the store is unavailable"},
+		"overload":               {errOverload, rpc.Code_UNAVAILABLE, rpc.MSG_OVERLOAD},
 		"deadline":               {fmt.Errorf("secret: %w", context.DeadlineExceeded), rpc.Code_DEADLINE, "time ran out"},
 		"canceled":               {fmt.Errorf("secret: %w", context.Canceled), rpc.Code_DEADLINE, "time ran out"},
 		"corrupt":                {fmt.Errorf("%w: secret", chat.ErrCorrupt), rpc.Code_INTERNAL, "internal error"},

@@ -97,7 +97,7 @@ func run(ctx context.Context, args []string) error {
 		Checks: []*admin.Check{
 			{Name: "redis", Required: true, Run: store.Ping},
 			{Name: "registration", Required: true, Run: registration.Check, About: registration.About},
-			{Name: "etcd", Run: registration.Ask},
+			{Name: "etcd", Run: registration.CheckEtcd},
 			durability(store),
 		},
 	}

@@ -40,7 +40,7 @@ var rules = map[string][]string{
 	"im/http-server/edge":                {"im/internal/...", "-im/internal/gen/rpc/..."},
 	"im/rpc-server":                      {"im/rpc-server/...", "im/internal/..."},
 	"im/rpc-server/registry":             {"im/internal/..."},
-	"im/rpc-server/chat":                 {},
+	"im/rpc-server/chat":                 {"im/internal/member"},
 	"im/internal/...":                    {"im/internal/..."},
 }
 

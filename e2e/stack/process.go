@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -59,6 +60,12 @@ func (p *Process) Start() error {
 // Setenv sets more environment variables, as NAME=value, for when it is started next.
 func (p *Process) Setenv(variables ...string) {
 	p.env = append(slices.Clip(p.env), variables...)
+}
+
+// SetFlag sets a flag, as --name=value, for when it is started next.
+func (p *Process) SetFlag(flag string) {
+	name, _, _ := strings.Cut(flag, "=")
+	p.args = append(slices.DeleteFunc(slices.Clone(p.args), func(arg string) bool { return strings.HasPrefix(arg, name+"=") }), flag)
 }
 
 // SetBin sets the folder that its binary is in, for when it is started next.

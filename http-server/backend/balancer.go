@@ -14,9 +14,11 @@ import (
 
 const (
 	// consecutiveFailures is how many attempts in a row may fail in transport before an
-	// rpc-server is ejected.
+	// rpc-server is ejected, and how many batches in a row it may refuse.
 	consecutiveFailures = 3
-	// ejectionTime is the pause between two probes of one that is ejected.
+	// ejectionTime is the pause between two probes of one that is ejected, and how long one
+	// must have refused all batches to be ejected: others may have noticed a moment sooner
+	// that a Redis master is back.
 	ejectionTime = time.Second
 	// maxBatches is how many batches of a method may be under way to an rpc-server, and as
 	// many more that are tried again. Fewer and larger ones cost less; with a single one,
@@ -60,8 +62,18 @@ type instance struct {
 	inFlight [methods][2]int // batches that are tried for the first time, and again
 	failures int             // in a row
 	ejected  bool
+	refused  [methods]refusals
+	refusing bool     // ejected for them
 	probed   bool     // whether revive runs
 	last     *failure // nil is none
+}
+
+// refusals are batches in a row that an instance refused while another one served them. It
+// refuses a batch if it answers each call with UNAVAILABLE, and not for want of room.
+type refusals struct {
+	batches int
+	since   time.Time // of the first one
+	logged  bool      // whether the instance was ejected for them
 }
 
 // failure is an attempt that failed in transport.
@@ -154,7 +166,7 @@ func (b *balancer) choose(tried []*instance, room func(*instance) bool) *instanc
 		switch {
 		case slices.Contains(tried, i):
 			return known
-		case i.ejected:
+		case i.ejected || i.refusing:
 			return ejected
 		}
 		return well
@@ -203,6 +215,42 @@ func (b *balancer) observe(i *instance, err error) error {
 	return transportError(err)
 }
 
+// refusedBy takes that an instance refused a batch that another one served. It is ejected if it
+// goes on so. No probe would show whether it serves again: after ejectionTime it gets a batch.
+func (b *balancer) refusedBy(i *instance, m method) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := &i.refused[m]
+	if r.batches++; r.batches == 1 {
+		r.since = time.Now()
+	}
+	if i.refusing || r.batches < consecutiveFailures || time.Since(r.since) < ejectionTime {
+		return
+	}
+	i.refusing = true
+	b.changed.Broadcast()
+	time.AfterFunc(ejectionTime, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		i.refusing = false
+		b.changed.Broadcast()
+	})
+	if !r.logged {
+		r.logged = true
+		slog.Warn("an rpc-server is ejected, since it refuses what others serve", "address", i.Address().String())
+	}
+}
+
+// servedBy takes that an instance served calls of a method.
+func (b *balancer) servedBy(i *instance, m method) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if i.refused[m].logged {
+		slog.Info("an rpc-server serves again", "address", i.Address().String())
+	}
+	i.refused[m] = refusals{}
+}
+
 // revive probes an instance for as long as it is ejected and known.
 func (b *balancer) revive(i *instance) {
 	for {
@@ -224,7 +272,7 @@ func (b *balancer) instances() []health {
 	defer b.mu.Unlock()
 	var all []health
 	for _, i := range b.known {
-		all = append(all, health{i.Address().String(), i.ejected, i.last})
+		all = append(all, health{i.Address().String(), i.ejected || i.refusing, i.last})
 	}
 	return all
 }

@@ -109,6 +109,27 @@ func TestBalancer_AnEjectedInstanceIsBackOnceAProbeSucceeds(t *testing.T) {
 	backendtest.Eventually(t, func() bool { return !b.instances()[0].Ejected })
 }
 
+func TestBalancer_EjectsWhoRefusesForAWhileWhatOthersServe(t *testing.T) {
+	t.Parallel()
+	b := newBalancerOf("127.0.0.1:1", "127.0.0.1:2")
+	refusing := b.of("127.0.0.1:1")
+	refuse := func(n int) (ejected bool) {
+		for range n {
+			b.refusedBy(refusing, methodSend)
+		}
+		return b.instances()[0].Ejected
+	}
+	assert.False(t, refuse(10), "others may have noticed sooner that a master is back")
+	time.Sleep(ejectionTime)
+	b.servedBy(refusing, methodPull)
+	assert.True(t, refuse(1), "pulls say nothing of sends")
+	backendtest.Eventually(t, func() bool { return !b.instances()[0].Ejected })
+	assert.True(t, refuse(1), "one more batch shows that nothing has changed")
+	backendtest.Eventually(t, func() bool { return !b.instances()[0].Ejected })
+	b.servedBy(refusing, methodSend)
+	assert.False(t, refuse(10), "it serves")
+}
+
 func TestBalancer_KeepsWhatItKnowsOfWhoStaysAndForgetsWhoIsGone(t *testing.T) {
 	t.Parallel()
 	b := newBalancerOf("127.0.0.1:1", "127.0.0.1:2")

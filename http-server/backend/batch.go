@@ -35,7 +35,10 @@ var (
 )
 
 // response is what an rpc-server answers.
-type response interface{ GetCode() int32 }
+type response interface {
+	GetCode() int32
+	GetMsg() string
+}
 
 // batcher makes calls of one method, and lets those that are made at the same time share
 // an RPC. A call waits in a queue until an rpc-server has room for a batch, which takes
@@ -171,7 +174,7 @@ func (b *batcher[Req, Resp]) take() []*pending[Req, Resp] {
 // nil is none that is known. Those that are unavailable there, or all if it was not
 // reached, are tried again elsewhere together, which is safe since every send has a key.
 func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alone bool) {
-	var tried []*instance
+	var tried, refusing []*instance
 	for attempt := 1; ; attempt++ {
 		if to == nil {
 			for _, c := range calls {
@@ -182,6 +185,16 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 		outcomes := b.attempt(to, calls, alone)
 		if !alone {
 			b.balancer.release(b.method, tried, to)
+		}
+		switch served, refused := judge(outcomes); {
+		case served:
+			b.balancer.servedBy(to, b.method)
+			for _, i := range refusing {
+				b.balancer.refusedBy(i, b.method)
+			}
+			refusing = nil
+		case refused:
+			refusing = append(refusing, to)
 		}
 		var again []*pending[Req, Resp]
 		for i, o := range outcomes {
@@ -206,6 +219,25 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 			to = b.balancer.reserve(b.method, tried)
 		}
 	}
+}
+
+// judge reports whether an rpc-server served some of the calls with these outcomes; or whether
+// it refused all that are valid, though it had room.
+func judge[Resp response](outcomes []outcome[Resp]) (served, refused bool) {
+	overload := false
+	for _, o := range outcomes {
+		if o.err != nil {
+			continue
+		}
+		switch rpc.Code(o.resp.GetCode()) {
+		case rpc.Code_OK:
+			served = true
+		case rpc.Code_UNAVAILABLE:
+			refused = true
+			overload = overload || o.resp.GetMsg() == rpc.MSG_OVERLOAD
+		}
+	}
+	return served, refused && !served && !overload
 }
 
 // attempt makes calls at an rpc-server and returns the outcome of each.

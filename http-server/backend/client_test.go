@@ -119,7 +119,7 @@ func TestClient_WaitingForNoAnswerIsLate(t *testing.T) {
 	b := backendtest.New()
 	b.Hold = make(chan struct{})
 	defer close(b.Hold)
-	client := dial(t, 300*time.Millisecond, backendtest.Serve(t, b))
+	client := dial(t, 3*time.Second, backendtest.Serve(t, b))
 	backendtest.Together(16, func(int) {
 		_, err := client.Send(t.Context(), message("hello"))
 		assert.ErrorIs(t, err, ErrLate)
@@ -148,6 +148,43 @@ func TestClient_AServerWithoutItsStoreCostsNoCall(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, int32(rpc.Code_UNAVAILABLE), sent.Code)
 	assert.Equal(t, asked+3, len(cut.Sends)+len(good.Sends), "three attempts, no more")
+}
+
+// TestClient_AServerThatRefusesWhatOthersServeGetsNoCalls has one rpc-server that cannot use
+// Redis, beside one that can.
+func TestClient_AServerThatRefusesWhatOthersServeGetsNoCalls(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		refusing, other rpc.SendResponse
+		ejected         bool
+	}{
+		"as it cannot use Redis":    {rpc.SendResponse{Code: int32(rpc.Code_UNAVAILABLE), Msg: "no"}, rpc.SendResponse{}, true},
+		"as it has no room":         {rpc.SendResponse{Code: int32(rpc.Code_UNAVAILABLE), Msg: rpc.MSG_OVERLOAD}, rpc.SendResponse{}, false},
+		"as do others":              {rpc.SendResponse{Code: int32(rpc.Code_UNAVAILABLE), Msg: "no"}, rpc.SendResponse{Code: int32(rpc.Code_UNAVAILABLE), Msg: "no"}, false},
+		"as the request is invalid": {rpc.SendResponse{Code: int32(rpc.Code_INVALID)}, rpc.SendResponse{}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			refusing, other := backendtest.New(), backendtest.New()
+			refusing.Reply = func(string) *rpc.SendResponse { return &test.refusing }
+			other.Reply = func(string) *rpc.SendResponse { return &test.other }
+			client := dial(t, 300*time.Millisecond, backendtest.Serve(t, refusing), backendtest.Serve(t, other))
+			ejected := false
+			for end := time.Now().Add(3 * ejectionTime); time.Now().Before(end) && !ejected; {
+				resp, err := client.Send(t.Context(), message("hello"))
+				require.NoError(t, err)
+				if test.ejected {
+					require.Zero(t, resp.Code, "it costs no call")
+				}
+				ejected = client.balancer.instances()[0].Ejected
+				for _, b := range []*backendtest.Server{refusing, other} { // which has room for a thousand
+					backendtest.Drained(b.Sends)
+					backendtest.Drained(b.Many)
+				}
+			}
+			assert.Equal(t, test.ejected, ejected)
+		})
+	}
 }
 
 // TestBatch_EachCallGetsItsOwnAnswer has calls share batches at two rpc-servers, of which

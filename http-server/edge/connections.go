@@ -172,18 +172,36 @@ type conn struct {
 	since        atomic.Int64 // Unix nanoseconds: when it began what it does or waits for
 	silence      *time.Timer  // closes it if no byte comes; with TLS, a deadline does
 	onAnswer     []func()
+	// betweenRequests is whether no byte of the next request was read.
+	betweenRequests bool
 }
 
 // SetReadTimeout bounds all that is read from now on together. Netpoll's own would
 // give each read the whole time: one that sends byte by byte would have no end.
 func (c *conn) SetReadTimeout(d time.Duration) error {
+	c.betweenRequests = true // Hertz sets it between requests only
 	now := time.Now()
 	c.since.Store(now.UnixNano())
 	return c.SetReadDeadline(now.Add(d))
 }
 
-// Peek returns the next n bytes.
+// Peek returns the next n bytes. It skips an empty line before a request, which some clients
+// send after a body (RFC 9112, 2.2).
 func (c *conn) Peek(n int) ([]byte, error) {
+	b, err := c.peek(n)
+	if !c.betweenRequests || err != nil {
+		return b, err
+	}
+	c.betweenRequests = false
+	if b[0] == '\r' {
+		if line, err := c.peek(2); err == nil && line[1] == '\n' {
+			c.Skip(2)
+		}
+	}
+	return c.peek(n)
+}
+
+func (c *conn) peek(n int) ([]byte, error) {
 	b, err := c.hertzConn.Peek(n)
 	if errors.Is(err, netpoll.ErrReadTimeout) {
 		// Hertz answers this one with 408, and netpoll's as if the request were malformed.

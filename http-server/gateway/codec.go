@@ -34,6 +34,10 @@ const (
 	formatProtobuf
 )
 
+func (f format) mediaType() string {
+	return [...]string{"application/json", "application/x-protobuf"}[f]
+}
+
 // formatOf knows the media types of the formats; ok is false for any other.
 // Parameters are ignored.
 func formatOf(mediaType string) (f format, ok bool) {
@@ -56,6 +60,12 @@ func (g *Gateway) decode(c *app.RequestContext, req proto.Message) error {
 	}
 	if pull, ok := req.(*api.PullRequest); ok && len(body) == 0 {
 		return decodeQuery(string(c.URI().QueryString()), pull)
+	}
+	for _, coding := range c.Request.Header.PeekAll("Content-Encoding") {
+		if !bytes.EqualFold(bytes.TrimSpace(coding), []byte("identity")) {
+			c.Header("Accept-Encoding", "identity") // RFC 9110, 15.5.16
+			return newProblem(http.StatusUnsupportedMediaType, "the body must have no Content-Encoding", nil)
+		}
 	}
 	if f, _ := formatOf(string(c.ContentType())); f == formatProtobuf {
 		return decodeProtobuf(body, req)
@@ -223,11 +233,11 @@ func parseBool(s string) (bool, error) {
 func encode(c *app.RequestContext, resp proto.Message) error {
 	body := c.Response.BodyBuffer()
 	var err error
-	if answerFormat(c) == formatProtobuf {
-		c.SetContentType("application/x-protobuf")
+	f := answerFormat(c)
+	c.SetContentType(f.mediaType())
+	if f == formatProtobuf {
 		body.B, err = proto.MarshalOptions{}.MarshalAppend(body.B, resp)
 	} else {
-		c.SetContentType("application/json")
 		err = encoder.EncodeInto(&body.B, resp, 0)
 	}
 	return err

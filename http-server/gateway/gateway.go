@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
@@ -62,14 +63,19 @@ func (g *Gateway) Route(r *route.Engine) {
 	if g.Tracing {
 		r.Use(trace)
 	}
-	r.Use(identify, g.headers, g.metrics.observe, recovery.Recovery(recovery.WithRecoveryHandler(panicked)), strict)
+	r.Use(identify, g.headers, g.metrics.observe, recovery.Recovery(recovery.WithRecoveryHandler(panicked)), strictHead)
 	if len(g.CORSOrigins) > 0 {
 		r.Use(allowOrigins(g.CORSOrigins))
 	}
-	r.GET("/openapi.yaml", describe)
-	r.GET("/ping", ping)
+	r.Use(strictPath)
+	get := func(path string, answer app.HandlerFunc) {
+		r.GET(path, answer)
+		r.HEAD(path, answer) // Hertz leaves out the body (RFC 9110, 9.3.2)
+	}
+	get("/openapi.yaml", describe)
+	get("/ping", ping)
 	r.POST("/api/send", g.handle(g.send))
-	r.GET("/api/pull", g.handle(g.pull))
+	get("/api/pull", g.handle(g.pull))
 	r.NoRoute(notFound)
 	r.NoMethod(notAllowed(r))
 }
@@ -123,6 +129,10 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 	}
 	if err := caller.mayPull(req.Chat); err != nil {
 		return err
+	}
+	if c.IsHead() { // no rpc-server is asked for what is not sent
+		c.SetContentType(answerFormat(c).mediaType())
+		return nil
 	}
 	resp, err := g.Backend.Pull(ctx, &rpc.PullRequest{
 		Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
@@ -184,11 +194,13 @@ func notFound(ctx context.Context, c *app.RequestContext) {
 // notAllowed answers a path that exists with the methods that it has.
 func notAllowed(r *route.Engine) app.HandlerFunc {
 	return func(ctx context.Context, c *app.RequestContext) {
+		var allowed []string
 		for _, known := range r.Routes() {
 			if known.Path == string(c.Path()) {
-				c.Response.Header.Add("Allow", known.Method)
+				allowed = append(allowed, known.Method)
 			}
 		}
+		c.Header("Allow", strings.Join(allowed, ", "))
 		refuse(ctx, c, newProblem(http.StatusMethodNotAllowed, "the method is not one of this path's, which the Allow header lists", nil))
 	}
 }

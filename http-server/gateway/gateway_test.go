@@ -343,17 +343,62 @@ func TestErrors_EveryRequestIsAnsweredWithAProblem(t *testing.T) {
 		{"GET", "/api", 404, ""},
 		{"GET", "/api/pull/..", 404, ""},
 		{"POST", "/api/send%2F", 404, ""},
-		{"POST", "/ping", 405, "GET"},
+		{"POST", "/ping", 405, "GET, HEAD"},
 		{"GET", "/api/send", 405, "POST"},
-		{"PUT", "/api/pull", 405, "GET"},
+		{"PUT", "/api/pull", 405, "GET, HEAD"},
+		{"HEAD", "/api/send", 405, "POST"},
+		{"HEAD", "/nowhere", 404, ""},
 		{"OPTIONS", "/api/send", 405, "POST"},
 		{"BREW", "/api/send", 405, "POST"},
 	} {
 		resp, body := call(t, test.method, base+test.path, "")
 		assert.Equal(t, test.status, resp.StatusCode, test.method+" "+test.path)
 		assert.Equal(t, test.allow, resp.Header.Get("Allow"), test.method+" "+test.path)
+		if test.method == "HEAD" {
+			assert.Empty(t, body)
+			continue
+		}
 		problemIn(t, resp, body)
 	}
+}
+
+func TestHead_IsGetWithoutABody(t *testing.T) {
+	t.Parallel()
+	b := backendtest.New()
+	base := serve(t, b)
+	for path, status := range map[string]int{"/ping": 200, "/openapi.yaml": 200, "/api/pull?chat=jack:marcus": 200, "/api/pull?chat=jack:marcus&limit=x": 400} {
+		head, none := call(t, "HEAD", base+path, "")
+		assert.Equal(t, status, head.StatusCode, path)
+		assert.Empty(t, none, path)
+		assert.Empty(t, b.Pulls, "nobody is asked")
+		got, body := call(t, "GET", base+path, "")
+		assert.Equal(t, got.Header.Get("Content-Type"), head.Header.Get("Content-Type"), path)
+		if head.ContentLength >= 0 { // RFC 9110, 8.6
+			assert.EqualValues(t, len(body), head.ContentLength, path)
+		}
+		backendtest.Drained(b.Pulls)
+	}
+	resp, _ := call(t, "HEAD", base+"/api/pull?chat=jack:marcus", "", "Accept", "application/protobuf")
+	assert.Equal(t, "application/x-protobuf", resp.Header.Get("Content-Type"))
+}
+
+func TestErrors_ABodyWithAContentCodingIsRefused(t *testing.T) {
+	t.Parallel()
+	b := backendtest.New()
+	base := serve(t, b)
+	for coding, status := range map[string]int{"gzip": 415, "GZIP, identity": 415, "br": 415, "identity": 200, "Identity": 200} {
+		resp, body := call(t, "POST", base+"/api/send", sendBody, "Content-Encoding", coding)
+		assert.Equal(t, status, resp.StatusCode, coding)
+		if status == 200 {
+			<-b.Sends
+			continue
+		}
+		assert.Equal(t, "identity", resp.Header.Get("Accept-Encoding"), coding)
+		assert.Contains(t, problemIn(t, resp, body).Detail, "Content-Encoding")
+	}
+	resp, _ := call(t, "GET", base+"/api/pull?chat=jack:marcus", "", "Content-Encoding", "gzip")
+	assert.Equal(t, 200, resp.StatusCode, "there is no body")
+	assert.Empty(t, b.Sends)
 }
 
 // panicking is a client with a defect.

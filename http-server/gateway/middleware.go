@@ -54,17 +54,25 @@ var browserFields = []struct{ name, value []byte }{
 	{[]byte("X-Content-Type-Options"), []byte("nosniff")},
 }
 
-// strict is a middleware that refuses what a proxy in front may understand otherwise
-// than this server: a request whose end is in doubt, in which another one could be
-// smuggled (RFC 9112, 11.2), and a path that is not written as it is known.
-func strict(ctx context.Context, c *app.RequestContext) {
-	if fault := edge.Ambiguity(c.Request.Header.RawHeaders(), c.Request.Header.IsHTTP11()); fault != "" {
-		c.SetConnectionClose() // what follows may be a part of this request or another
+// strictHead is a middleware that refuses a request whose end is in doubt. A proxy in front
+// may see it elsewhere, and so another request could be smuggled in (RFC 9112, 11.2).
+func strictHead(ctx context.Context, c *app.RequestContext) {
+	closes, ambiguity := edge.ReadHead(c.Request.Header.RawHeaders(), c.Request.Header.IsHTTP11())
+	if closes || ambiguity != "" { // what follows may be a part of this request or another
+		c.SetConnectionClose()
+	}
+	if ambiguity != "" {
 		c.Request.CloseBodyStream()
-		refuse(ctx, c, badRequest(fault))
+		refuse(ctx, c, badRequest(ambiguity))
 		c.Abort()
 		return
 	}
+	c.Next(ctx)
+}
+
+// strictPath is a middleware that refuses a path that is not written as it is known, since a
+// proxy in front may take it for another one.
+func strictPath(ctx context.Context, c *app.RequestContext) {
 	if !bytes.Equal(c.Path(), c.Request.URI().PathOriginal()) {
 		notFound(ctx, c)
 		c.Abort()
@@ -79,7 +87,7 @@ func allowOrigins(origins []string) app.HandlerFunc {
 	allow := cors.New(cors.Config{
 		AllowOrigins:  origins,
 		AllowMethods:  []string{http.MethodGet, http.MethodPost},
-		AllowHeaders:  []string{"Authorization", "Content-Type", "Idempotency-Key", requestIDHeader},
+		AllowHeaders:  []string{"Authorization", "Content-Type", "Idempotency-Key", requestIDHeader, "traceparent", "tracestate", "baggage"},
 		ExposeHeaders: []string{"Retry-After", "WWW-Authenticate", requestIDHeader},
 		MaxAge:        time.Hour,
 	})

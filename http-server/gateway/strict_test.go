@@ -101,13 +101,21 @@ func TestStrict_OlderAndImpatientClientsAreServed(t *testing.T) {
 		statuses []int
 		sends    int
 	}{
-		"HTTP/1.0":                  {"GET /ping HTTP/1.0\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200}, 0},
-		"HTTP/1.0, kept alive":      {"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200, 200}, 0},
-		"HTTP/1.0, a body":          {"POST /api/send HTTP/1.0\r\nContent-Length: " + n + "\r\n\r\n" + sendBody, []int{200}, 1},
-		"HTTP/1.0, chunks":          {"POST /api/send HTTP/1.0\r\nConnection: keep-alive\r\n" + chunked, []int{400}, 0},
-		"chunks":                    {"POST /api/send HTTP/1.1\r\nHost: im\r\nConnection: close\r\n" + chunked, []int{200}, 1},
-		"an absolute URL":           {"GET http://example.com/ping HTTP/1.1\r\nHost: im\r\nConnection: close\r\n\r\n", []int{200}, 0},
-		"lines without CR":          {"GET /ping HTTP/1.1\nHost: im\nConnection: close\n\n", []int{200}, 0},
+		"HTTP/1.0":                 {"GET /ping HTTP/1.0\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200}, 0},
+		"HTTP/1.0, kept alive":     {"GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200, 200}, 0},
+		"HTTP/1.0, a body":         {"POST /api/send HTTP/1.0\r\nContent-Length: " + n + "\r\n\r\n" + sendBody, []int{200}, 1},
+		"HTTP/1.0, chunks":         {"POST /api/send HTTP/1.0\r\nConnection: keep-alive\r\n" + chunked, []int{400}, 0},
+		"chunks":                   {"POST /api/send HTTP/1.1\r\nHost: im\r\nConnection: close\r\n" + chunked, []int{200}, 1},
+		"an absolute URL":          {"GET http://example.com/ping HTTP/1.1\r\nHost: im\r\nConnection: close\r\n\r\n", []int{200}, 0},
+		"lines without CR":         {"GET /ping HTTP/1.1\nHost: im\nConnection: close\n\n", []int{200}, 0},
+		"close in another case":    {"GET /ping HTTP/1.1\r\nHost: im\r\nConnection: Close\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200}, 0},
+		"close in a list":          {"GET /ping HTTP/1.1\r\nHost: im\r\nConnection: TE, close\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200}, 0},
+		"close after keep-alive":   {"GET /ping HTTP/1.1\r\nHost: im\r\nConnection: keep-alive, CLOSE\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200}, 0},
+		"close on another line":    {"GET /ping HTTP/1.1\r\nHost: im\r\nConnection: close\r\nConnection: TE\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200}, 0},
+		"an option that begins so": {"GET /ping HTTP/1.1\r\nHost: im\r\nConnection: close-me\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200, 200}, 0},
+		"an empty line first":      {"\r\nGET /ping HTTP/1.1\r\nHost: im\r\n\r\n\r\nGET /ping HTTP/1.0\r\n\r\n", []int{200, 200}, 0},
+		"an empty line after a body": {"POST /api/send HTTP/1.1\r\nHost: im\r\nContent-Length: " + n + "\r\n\r\n" + sendBody + "\r\n" +
+			"GET /ping HTTP/1.0\r\n\r\n", []int{200, 200}, 1},
 		"no Host":                   {"GET /ping HTTP/1.1\r\nConnection: close\r\n\r\n", []int{400}, 0},
 		"HTTP/2's preface":          {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", []int{404}, 0},
 		"no HTTP":                   {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", []int{400}, 0},
@@ -186,7 +194,7 @@ func TestCORS_LetsThePagesInThatAreAllowedAndNoOthers(t *testing.T) {
 		assert.Empty(t, resp.Header.Get("Access-Control-Allow-Credentials"))
 		assert.Contains(t, resp.Header.Values("Vary"), "Origin")
 
-		resp, body = call(t, "OPTIONS", test.base+"/api/send", "", "Origin", test.origin, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization,idempotency-key")
+		resp, body = call(t, "OPTIONS", test.base+"/api/send", "", "Origin", test.origin, "Access-Control-Request-Method", "POST", "Access-Control-Request-Headers", "authorization,idempotency-key,traceparent,tracestate,baggage")
 		assert.Equal(t, test.allowed, resp.Header.Get("Access-Control-Allow-Origin"), test.origin)
 		if test.allowed == "" {
 			assert.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
@@ -195,6 +203,11 @@ func TestCORS_LetsThePagesInThatAreAllowedAndNoOthers(t *testing.T) {
 		}
 		assert.Equal(t, http.StatusNoContent, resp.StatusCode)
 		assert.Equal(t, "GET,POST", resp.Header.Get("Access-Control-Allow-Methods"))
-		assert.Equal(t, "Authorization,Content-Type,Idempotency-Key,X-Request-Id", resp.Header.Get("Access-Control-Allow-Headers"))
+		assert.Equal(t, "Authorization,Content-Type,Idempotency-Key,X-Request-Id,Traceparent,Tracestate,Baggage", resp.Header.Get("Access-Control-Allow-Headers"))
+
+		resp, body = call(t, "GET", test.base+"/ping//", "", "Origin", test.origin)
+		assert.Equal(t, http.StatusNotFound, resp.StatusCode)
+		assert.Equal(t, test.allowed, resp.Header.Get("Access-Control-Allow-Origin"), "the page can read why")
+		problemIn(t, resp, body)
 	}
 }

@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/golang-jwt/jwt/v5"
 
+	"im/internal/member"
 	"im/internal/settings"
 )
 
@@ -26,9 +28,10 @@ type Auth struct {
 
 // NewAuth accepts the tokens that are signed with the secret, by HMAC, or with the private
 // half of the public key, which is in PEM; and that are for the audience and of the
-// issuer, where these are not empty. With neither key, both of which nil means, it is
-// nil. The error names the setting that is wrong.
-func NewAuth(secret, publicKey []byte, audience, issuer string) (*Auth, error) {
+// issuer, where these are not empty. The clock of who signs a token may be leeway before or
+// behind this machine's. With neither key, both of which nil means, it is nil. The error
+// names the setting that is wrong.
+func NewAuth(secret, publicKey []byte, audience, issuer string, leeway time.Duration) (*Auth, error) {
 	var key any
 	var alg string
 	var err error
@@ -50,7 +53,9 @@ func NewAuth(secret, publicKey []byte, audience, issuer string) (*Auth, error) {
 	default:
 		return nil, nil
 	}
-	options := []jwt.ParserOption{jwt.WithValidMethods([]string{alg}), jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithIssuer(issuer)}
+	options := []jwt.ParserOption{
+		jwt.WithValidMethods([]string{alg}), jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithIssuer(issuer), jwt.WithLeeway(leeway),
+	}
 	if audience != "" {
 		options = append(options, jwt.WithAudience(audience))
 	}
@@ -168,7 +173,4 @@ func (c caller) mayPull(chat string) error {
 }
 
 // is compares as the members of chats are, which strings.EqualFold does not.
-func (c caller) is(member string) bool {
-	name := strings.ToLower(c.name)
-	return name == strings.ToLower(member)
-}
+func (c caller) is(name string) bool { return member.Fold(c.name) == member.Fold(name) }

@@ -54,7 +54,7 @@ func TestAuth_LetsNobodyInWithoutAGoodToken(t *testing.T) {
 	hs, rs := jwt.SigningMethodHS256, jwt.SigningMethodRS256
 	b := backendtest.New()
 	serve := func(secret, publicKey []byte) string {
-		a, err := NewAuth(secret, publicKey, "im", "login")
+		a, err := NewAuth(secret, publicKey, "im", "login", 5*time.Second)
 		require.NoError(t, err)
 		return serveWith(t, b, a)
 	}
@@ -73,7 +73,10 @@ func TestAuth_LetsNobodyInWithoutAGoodToken(t *testing.T) {
 		"another scheme":                {byHMAC, "Basic amFjazpqYWNr", "Authorization must be given once"},
 		"empty":                         {byHMAC, "Bearer ", "the token is not valid"},
 		"no token":                      {byHMAC, "Bearer hello", "the token is not valid"},
-		"expired":                       {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { c["exp"] = time.Now().Add(-time.Second).Unix() }), "the token has expired"},
+		"expired":                       {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { c["exp"] = time.Now().Add(-7 * time.Second).Unix() }), "the token has expired"},
+		"expired by a clock behind":     {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { c["exp"] = time.Now().Add(-2 * time.Second).Unix() }), ""},
+		"nbf by a clock ahead":          {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { c["nbf"] = time.Now().Add(2 * time.Second).Unix() }), ""},
+		"iat by a clock ahead":          {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { c["iat"] = time.Now().Add(2 * time.Second).Unix() }), ""},
 		"without exp":                   {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { delete(c, "exp") }), "the token lacks a claim"},
 		"not valid yet":                 {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { c["nbf"] = time.Now().Add(time.Hour).Unix() }), "the token is not valid yet"},
 		"without sub":                   {byHMAC, bearer(t, hs, secret, func(c jwt.MapClaims) { delete(c, "sub") }), "the token lacks sub"},
@@ -121,7 +124,7 @@ func TestAuth_LetsNobodyInWithoutAGoodToken(t *testing.T) {
 
 func TestAuth_TwoTokensAreNone(t *testing.T) {
 	t.Parallel()
-	a, err := NewAuth(secret, nil, "", "")
+	a, err := NewAuth(secret, nil, "", "", 0)
 	require.NoError(t, err)
 	good := bearer(t, jwt.SigningMethodHS256, secret, nil)
 	resp, body := call(t, "POST", serveWith(t, backendtest.New(), a)+"/api/send", sendBody, "Authorization", good, "Authorization", good)
@@ -131,7 +134,7 @@ func TestAuth_TwoTokensAreNone(t *testing.T) {
 
 func TestAuth_ACallerIsHimselfAndInHisOwnChatsOnly(t *testing.T) {
 	t.Parallel()
-	a, err := NewAuth(secret, nil, "", "")
+	a, err := NewAuth(secret, nil, "", "", 0)
 	require.NoError(t, err)
 	b := backendtest.New()
 	base := serveWith(t, b, a)
@@ -147,6 +150,8 @@ func TestAuth_ACallerIsHimselfAndInHisOwnChatsOnly(t *testing.T) {
 		"part of a member":        {"jac", "jack:marcus", "jack", 403, 403},
 		"the whole chat":          {"jack:marcus", "jack:marcus", "jack", 403, 403},
 		"beyond ASCII":            {"Ä🙂", "ä🙂:marcus", "ä🙂", 200, 200},
+		"a dotted capital I":      {"İrem", "irem:marcus", "irem", 403, 403},
+		"the Kelvin sign":         {"\u212aim", "kim:marcus", "kim", 403, 403},
 		"a space more":            {"jack ", "jack:marcus", "jack", 403, 403},
 		"another way to write it": {"é", "e\u0301:marcus", "e\u0301", 403, 403},
 	}
@@ -187,14 +192,14 @@ func TestNewAuth_PinsTheAlgorithmToTheKey(t *testing.T) {
 		{jwt.SigningMethodES512, p521}, {jwt.SigningMethodEdDSA, ed},
 	}
 	for _, of := range keys {
-		a, err := NewAuth(nil, publicPEM(t, of.key), "", "")
+		a, err := NewAuth(nil, publicPEM(t, of.key), "", "", 0)
 		require.NoError(t, err)
 		for _, by := range keys {
 			_, err := a.parser.Parse(strings.TrimPrefix(bearer(t, by.method, by.key, nil), "Bearer "), func(*jwt.Token) (any, error) { return a.key, nil })
 			assert.Equal(t, of.method == by.method, err == nil, "%s for a key of %s: %v", by.method.Alg(), of.method.Alg(), err)
 		}
 	}
-	a, err := NewAuth(nil, publicPEM(t, rsaKey), "", "")
+	a, err := NewAuth(nil, publicPEM(t, rsaKey), "", "", 0)
 	require.NoError(t, err)
 	_, err = a.parser.Parse(strings.TrimPrefix(bearer(t, jwt.SigningMethodPS256, rsaKey, nil), "Bearer "), func(*jwt.Token) (any, error) { return a.key, nil })
 	assert.Error(t, err, "the same key, another algorithm")
@@ -228,12 +233,12 @@ func TestNewAuth_NamesTheSettingThatIsWrong(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			_, err := NewAuth(test.secret, test.publicKey, test.audience, test.issuer)
+			_, err := NewAuth(test.secret, test.publicKey, test.audience, test.issuer, 0)
 			require.ErrorContains(t, err, test.want)
 			assert.NotContains(t, err.Error(), "\n")
 		})
 	}
-	none, err := NewAuth(nil, nil, "", "")
+	none, err := NewAuth(nil, nil, "", "", 0)
 	require.NoError(t, err)
 	assert.Nil(t, none)
 }

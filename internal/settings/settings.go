@@ -102,11 +102,21 @@ func checkMin(flag *kong.Flag) error {
 // Secret returns the secret that a file holds, without the newline that editors leave.
 func Secret(file []byte) string { return strings.TrimRight(string(file), "\r\n") }
 
-// Reachable reports whether any of the addresses, host:port or a URL, may be reached from
-// beyond this machine.
+// CheckHostPort returns nil if address is a host:port that can be called.
+func CheckHostPort(address string) error {
+	host, service, err := net.SplitHostPort(address)
+	port, unknown := net.LookupPort("tcp", service)
+	if err != nil || unknown != nil || port == 0 || host == "" || strings.ContainsAny(host, " /@") {
+		return fmt.Errorf("must be host:port, not %q", address)
+	}
+	return nil
+}
+
+// Reachable reports whether any of the addresses, each a host:port, may be reached from beyond
+// this machine.
 func Reachable(addresses ...string) bool {
 	return slices.ContainsFunc(addresses, func(address string) bool {
-		host, _, err := net.SplitHostPort(address[strings.LastIndex(address, "/")+1:])
+		host, _, err := net.SplitHostPort(address)
 		return err != nil || host != "localhost" && !net.ParseIP(host).IsLoopback()
 	})
 }

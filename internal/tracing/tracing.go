@@ -2,10 +2,12 @@
 package tracing
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -17,10 +19,12 @@ import (
 )
 
 // Start has the spans of service sent to where the OTEL_* variables say (OpenTelemetry
-// environment variable specification). Without OTEL_EXPORTER_OTLP_ENDPOINT there are none,
-// and on is false. All spans have been sent when end returns.
+// environment variable specification). There are none, and on is false, where no endpoint of
+// the OTLP exporter is set, with OTEL_SDK_DISABLED=true, and with OTEL_TRACES_EXPORTER=none.
+// All spans have been sent when end returns.
 func Start(ctx context.Context, service string) (on bool, end func(), err error) {
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" {
+	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	if endpoint == "" || strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") || os.Getenv("OTEL_TRACES_EXPORTER") == "none" {
 		return false, func() {}, nil
 	}
 	exporter, err := otlptracehttp.New(ctx)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"im/internal/member"
 )
 
 const (
@@ -37,7 +39,7 @@ func invalid(format string, args ...any) error {
 // Room is where two members talk. Neither case nor order makes another room:
 // "Jack:marcus" and "marcus:jack" are one. A member may talk to itself.
 type Room struct {
-	members [2]string // lower-cased and sorted
+	members [2]string // folded and sorted
 }
 
 // ParseRoom reads "<member1>:<member2>". The error is an InvalidError.
@@ -58,23 +60,19 @@ func ParseRoom(chat string) (Room, error) {
 	if len(a) > MaxMember || len(b) > MaxMember {
 		return Room{}, invalid("chat: a member has more than %d bytes: %s", MaxMember, quote(chat))
 	}
-	a, b = fold(a), fold(b)
+	a, b = member.Fold(a), member.Fold(b)
 	return Room{[2]string{min(a, b), max(a, b)}}, nil
 }
 
-// String is the room's one name: both members lower-cased, sorted, joined by a
-// colon.
+// String is the room's one name: both members folded, sorted, joined by a colon.
 func (r Room) String() string { return r.members[0] + ":" + r.members[1] }
 
 // has reports whether sender is a member. A sender that is not valid UTF-8 is
-// none: fold would turn its broken bytes into U+FFFD, which a name may hold.
+// none: Fold would turn its broken bytes into U+FFFD, which a name may hold.
 func (r Room) has(sender string) bool {
-	name := fold(sender)
+	name := member.Fold(sender)
 	return utf8.ValidString(sender) && (name == r.members[0] || name == r.members[1])
 }
-
-// fold is the one rule by which names that differ in case are the same.
-func fold(member string) string { return strings.ToLower(member) }
 
 // Message is what a member says in a room.
 type Message struct {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"im/internal/member"
 )
 
 // Every go test runs the targets of this file on their seeds and on the inputs
@@ -39,12 +41,12 @@ func FuzzParseRoom(f *testing.F) {
 		}
 		require.NoError(t, err)
 
-		want := []string{strings.ToLower(first), strings.ToLower(second)}
+		want := []string{member.Fold(first), member.Fold(second)}
 		slices.Sort(want)
 		name := room.String()
 		require.Equal(t, strings.Join(want, ":"), name)
 		_, _, ok = plainMembers(name, len(name))
-		require.True(t, ok, "lower case must break no rule but that of the length: %q", name)
+		require.True(t, ok, "folding must break no rule but that of the length: %q", name)
 
 		for _, spelling := range []string{
 			name,
@@ -91,12 +93,12 @@ func plainMembers(chat string, most int) (first, second string, ok bool) {
 	return first, second, 0 < len(first) && len(first) <= most && 0 < len(second) && len(second) <= most
 }
 
-// otherCase is s with each letter in another case, as far as strings.ToLower
-// brings both to the same: the upper case of µ is that of another letter.
+// otherCase is s with each letter in another case, as far as folding brings both to the
+// same: the upper case of µ is that of another letter.
 func otherCase(s string) string {
 	return strings.Map(func(r rune) rune {
 		for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
-			if unicode.ToLower(other) == unicode.ToLower(r) {
+			if member.Fold(string(other)) == member.Fold(string(r)) {
 				return other
 			}
 		}
@@ -122,8 +124,8 @@ func FuzzNewMessage(f *testing.F) {
 		}
 		first, second, ok := plainMembers(chat, MaxMember)
 		if wrong["chat"] = !ok; ok {
-			name := strings.ToLower(sender)
-			wrong["sender"] = !utf8.ValidString(sender) || name != strings.ToLower(first) && name != strings.ToLower(second)
+			name := member.Fold(sender)
+			wrong["sender"] = !utf8.ValidString(sender) || name != member.Fold(first) && name != member.Fold(second)
 		}
 
 		given := &key

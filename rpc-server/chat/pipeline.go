@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -278,7 +279,12 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 	if p.replicas > 0 {
 		pipe.Process(ctx, waited)
 	}
-	pipe.Exec(ctx)
+	sent, err := pipe.Exec(ctx)
+	if err != nil && !slices.ContainsFunc(sent, func(c redis.Cmder) bool { return c.Err() != nil }) {
+		for _, c := range sent { // go-redis leaves them as they are where Redis refuses the connection
+			c.SetErr(err)
+		}
+	}
 
 	type target struct {
 		server *redis.Client

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -25,6 +26,10 @@ const maxIndex = 1 << 52
 // ErrUnavailable is the error of a Redis that cannot be reached or refuses for
 // now. What was to be stored may be stored or not, and may be a moment later.
 var ErrUnavailable = errors.New("redis is unavailable")
+
+// maxConnAge is how old a connection to Redis may get. An address behind which the master is
+// replaced, such as that of a load balancer, leads to the new one after that at the latest.
+const maxConnAge = 30 * time.Second
 
 // errSlow is the cause of a context that ended since Redis used up the timeout.
 var errSlow = errors.New("no answer within the timeout")
@@ -88,6 +93,7 @@ type Store struct {
 func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas int) *Store {
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
+	o.ConnMaxLifetime, o.ConnMaxLifetimeJitter = cmp.Or(o.ConnMaxLifetime, maxConnAge), maxConnAge/10
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
 	s := &Store{timeout: timeout, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages)}
 	open := func(name string, replicas int) (redis.UniversalClient, *pipelines) {
@@ -109,7 +115,7 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas in
 func (s *Store) Close() error { return errors.Join(s.appends.Close(), s.pages.Close()) }
 
 // Ping returns nil if Redis answers; of a Redis Cluster, any master. The error wraps
-// ErrUnavailable, or is the reply of a Redis that does not take the password.
+// ErrUnavailable.
 func (s *Store) Ping(ctx context.Context) error {
 	var err error
 	for range s.tries {
@@ -312,7 +318,8 @@ func (s *Store) failure(ctx context.Context, err error) error {
 // refusals are how the replies of any Redis begin by which it refuses for now. NOSCRIPT is
 // one where no time is left to send the script.
 var refusals = []string{
-	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "max number of clients",
+	"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOAUTH", "NOPERM", "NOREPLICAS", "NOSCRIPT", "OOM", "READONLY", "TRYAGAIN", "UNBLOCKED", "WRONGPASS",
+	"max number of clients",
 }
 
 // durable are the settings of Redis under which an acknowledged message is on

@@ -3,10 +3,12 @@ package chat
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -415,4 +417,73 @@ func TestPage_ManyLargeOnesWaitForTheirTurn(t *testing.T) {
 	<-s.large
 	assert.Len(t, s.page(t, large, 0, 10, false, 0).Entries, 10)
 	assert.Len(t, s.page(t, large, 0, 10, false, 0).Entries, 10, "it gave its turn back")
+}
+
+func TestStore_IsUnavailableWhereRedisDoesNotTakeThePassword(t *testing.T) {
+	t.Parallel()
+	if *onCluster {
+		t.Skip("the nodes of a Redis Cluster would need the password for each other")
+	}
+	server := ownRedis(t)
+	control := redis.NewClient(&redis.Options{Addr: server.addr})
+	defer control.Close()
+	require.NoError(t, control.ConfigSet(t.Context(), "requirepass", "right").Err())
+	for name, password := range map[string]string{"WRONGPASS": "wrong", "NOAUTH": ""} {
+		s := newRigWith(t, redis.UniversalOptions{Addrs: []string{server.addr}, Password: password}, patience, 1000, 0)
+		for _, err := range append(s.errors(t.Context(), t, newChat()), s.Ping(t.Context())) {
+			require.ErrorIs(t, err, ErrUnavailable, name)
+			require.ErrorContains(t, err, name)
+		}
+	}
+	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{server.addr}, Password: "right"}, patience, 1000, 0)
+	for _, err := range s.errors(t.Context(), t, newChat()) {
+		require.NoError(t, err)
+	}
+}
+
+// TestStore_FindsTheMasterThatTookOverAtItsAddress has an address that leads to one Redis and,
+// from some moment on, to another one, while the first still answers: that of a load balancer,
+// or of a Service.
+func TestStore_FindsTheMasterThatTookOverAtItsAddress(t *testing.T) {
+	t.Parallel()
+	if *onCluster {
+		t.Skip("the masters of a Redis Cluster name each other")
+	}
+	old, next := ownRedis(t), ownRedis(t)
+	var target atomic.Pointer[redisServer]
+	target.Store(old)
+	front, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer front.Close()
+	go func() {
+		for {
+			in, err := front.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", target.Load().addr)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go func() { io.Copy(out, in); out.Close() }()
+			go func() { io.Copy(in, out); in.Close() }()
+		}
+	}()
+	const age = time.Second
+	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{front.Addr().String()}, ConnMaxLifetime: age}, patience, 1000, 0)
+	chat := newChat()
+	s.append(t, newMessage(t, chat, "ann", "at the old one"))
+	require.Len(t, s.all(t, chat), 1)
+
+	target.Store(next)
+	moved := newRig(t, next.addr, patience)
+	moved.append(t, newMessage(t, chat, "ann", "at the new one"))
+	moved.append(t, newMessage(t, chat, "ann", "at the new one"))
+	q := query(t, chat, 0, 10, false, 0)
+	eventually(t, func(c *assert.CollectT) { // though it is asked all the time, and never fails
+		page, err := s.Page(t.Context(), q)
+		assert.NoError(t, err)
+		assert.Len(c, page.Entries, 2, "of the new one")
+	})
 }

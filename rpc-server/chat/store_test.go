@@ -604,6 +604,9 @@ func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 		"LOADING Redis is loading the dataset in memory":                                               true,
 		"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.":             true,
 		"MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.":       true,
+		"NOAUTH Authentication required.":                                                              true,
+		"NOPERM User im has no permissions to run the 'zadd' command":                                  true,
+		"WRONGPASS invalid username-password pair or user is disabled.":                                true,
 		"NOREPLICAS Not enough good replicas to write.":                                                true,
 		"NOSCRIPT No matching script. Please use EVAL.":                                                true,
 		"OOM command not allowed when used memory > 'maxmemory'.":                                      true,
@@ -615,7 +618,6 @@ func TestStore_TellsARefusalForNowFromADefect(t *testing.T) {
 		"ASK 1 127.0.0.1:1":                              false, // of a Redis Cluster, which this is said not to be
 		"MOVED 1 127.0.0.1:1":                            false,
 		"ERR unknown command 'evalsha'":                  false,
-		"NOPERM this user has no permissions":            false,
 		"WRONGTYPE Operation against a key":              false,
 		"ERR value is not an integer or out of range":    false,
 		"ERR Error running script: BUSY is not in front": false,

@@ -11,10 +11,10 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"im/internal/etcd"
@@ -24,22 +24,31 @@ import (
 const (
 	// leaseTTL is how many seconds etcd keeps a server that died silently.
 	leaseTTL = 10
-	// etcdTimeout bounds each request to etcd.
+	// verifyInterval is the pause between two questions to etcd whether it has the entry, and
+	// verifyTimeout bounds each.
+	verifyInterval = 500 * time.Millisecond
+	verifyTimeout  = time.Second
+	// etcdTimeout bounds each other request to etcd.
 	etcdTimeout = 3 * time.Second
 	// etcdRetry is the pause between attempts to register.
 	etcdRetry = time.Second
 )
 
 // Registration keeps this server's address in etcd until Deregister is called, under the key and
-// in the form that the resolver of kitex-contrib/registry-etcd reads. Whenever the lease is
-// lost, or etcd was away or lost its data, it registers anew.
+// in the form that the resolver of kitex-contrib/registry-etcd reads. It puts the entry back
+// whatever took it away: a lost lease, an etcd that lost its data, or somebody who deleted it.
+//
+// Of several servers with one address, that which started last has the entry. The others
+// are not registered, and put their own once it is gone.
 type Registration struct {
 	config    clientv3.Config
 	client    *clientv3.Client // nil until it is connected to
 	advertise string           // host:port, empty to find it out
 	listening *net.TCPAddr     // what is listened on
+	started   bool             // whether the entry was there once
 
 	entry    atomic.Pointer[entry] // nil while not registered
+	failure  atomic.Pointer[error] // of the last request to etcd; nil is none
 	stopping context.Context
 	cancel   context.CancelFunc
 	done     chan struct{}
@@ -52,13 +61,18 @@ type entry struct {
 	TTL   int    `json:"ttl_seconds"`
 }
 
-var errNotRegistered = errors.New("not registered in etcd")
+var (
+	errNotRegistered = errors.New("not registered in etcd")
+	errNotAsked      = errors.New("etcd was not asked yet")
+	errTaken         = errors.New("another server has registered the same address")
+)
 
 // Register begins to keep this server's address in etcd and returns at once. The address is
 // advertise, a host:port; where that is empty, it is listening or, if that is all of the
 // machine's addresses, the one from which etcd is reached.
 func Register(config clientv3.Config, advertise string, listening *net.TCPAddr) *Registration {
 	r := &Registration{config: config, advertise: advertise, listening: listening, done: make(chan struct{})}
+	r.failure.Store(&errNotAsked)
 	r.stopping, r.cancel = context.WithCancel(context.Background())
 	r.config.Context = r.stopping
 	go r.register()
@@ -73,7 +87,11 @@ func (r *Registration) register() {
 		if r.stopping.Err() != nil {
 			return
 		}
+		r.failure.Store(&err)
 		slog.Warn("not registered in etcd", "err", err)
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			continue
+		}
 		select {
 		case <-r.stopping.Done():
 		case <-time.After(etcdRetry):
@@ -81,8 +99,9 @@ func (r *Registration) register() {
 	}
 }
 
-// session registers, and returns once the lease is lost or Deregister is called, which takes the
-// address out of etcd.
+// session registers, and returns once the lease is lost or Deregister is called, which ends
+// the lease and so takes the entry out of etcd. The first session replaces an entry that is
+// there: a server that was killed leaves one until its lease ends.
 func (r *Registration) session() error {
 	address, err := r.address()
 	if err != nil {
@@ -108,23 +127,68 @@ func (r *Registration) session() error {
 		return err
 	}
 	defer r.revoke(lease.ID, key)
-	if _, err := r.client.Put(ctx, key, string(value), clientv3.WithLease(lease.ID)); err != nil {
-		return err
+	defer r.entry.Store(nil)
+	put := clientv3.OpPut(key, string(value), clientv3.WithLease(lease.ID))
+	if !r.started {
+		if _, err := r.client.Do(ctx, put); err != nil {
+			return err
+		}
+		r.started = true
 	}
 	alive, err := r.client.KeepAlive(r.stopping, lease.ID)
 	if err != nil {
 		return err
 	}
-	slog.Info("registered in etcd", "key", key)
-	r.entry.Store(&entry{key, fmt.Sprintf("%016x", int64(lease.ID)), leaseTTL})
-	defer r.entry.Store(nil)
-	for range alive {
+	ticker := time.NewTicker(verifyInterval)
+	defer ticker.Stop()
+	for {
+		err := r.verify(&entry{key, fmt.Sprintf("%016x", int64(lease.ID)), leaseTTL}, lease.ID, put)
+		if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return err
+		}
+		r.failure.Store(&err)
+		select {
+		case _, ok := <-alive:
+			if !ok {
+				return rpctypes.ErrLeaseNotFound
+			}
+		case <-ticker.C:
+		}
 	}
-	return errors.New("the lease is lost")
 }
 
-// revoke ends the lease of key, and with it the key. Where etcd does not answer, the lease
-// ends by itself after leaseTTL.
+// verify asks etcd for the entry, and puts it there if it is missing. The error is errTaken
+// where another server has put its own. Where etcd does not answer, the entry is taken to be
+// as it was: its lease may live.
+func (r *Registration) verify(own *entry, lease clientv3.LeaseID, put clientv3.Op) error {
+	ctx, cancel := context.WithTimeout(r.stopping, verifyTimeout)
+	defer cancel()
+	found, err := r.client.Get(ctx, own.Key)
+	if err != nil {
+		return err
+	}
+	isOwn := found.Count > 0 && clientv3.LeaseID(found.Kvs[0].Lease) == lease
+	if !isOwn {
+		r.entry.Store(nil)
+	}
+	if found.Count == 0 {
+		added, err := r.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(own.Key), "=", 0)).Then(put).Commit()
+		if err != nil {
+			return err
+		}
+		isOwn = added.Succeeded
+	}
+	if !isOwn {
+		return errTaken
+	}
+	if r.entry.Swap(own) == nil {
+		slog.Info("registered in etcd", "key", own.Key)
+	}
+	return nil
+}
+
+// revoke ends the lease of key, and with it the entry, unless that is another server's. Where
+// etcd does not answer, the lease ends by itself after leaseTTL.
 func (r *Registration) revoke(lease clientv3.LeaseID, key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -153,25 +217,20 @@ func (r *Registration) Deregister(wait time.Duration) {
 // registered.
 func (r *Registration) About() any { return r.entry.Load() }
 
-// Check returns nil while the lease of the address lives.
+// Check returns nil while etcd has this server's entry.
 func (r *Registration) Check(context.Context) error {
-	if r.entry.Load() == nil {
-		return errNotRegistered
+	if r.entry.Load() != nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: %w", errNotRegistered, *r.failure.Load())
 }
 
-// Ask asks etcd whether it has the address.
-func (r *Registration) Ask(ctx context.Context) error {
-	entry := r.entry.Load()
-	if entry == nil {
-		return errNotRegistered
+// CheckEtcd returns nil if etcd answered the last time that it was asked.
+func (r *Registration) CheckEtcd(context.Context) error {
+	if err := *r.failure.Load(); err != errTaken {
+		return err
 	}
-	found, err := r.client.Get(ctx, entry.Key, clientv3.WithCountOnly())
-	if err == nil && found.Count == 0 {
-		err = errNotRegistered
-	}
-	return err
+	return nil
 }
 
 // address is what gateways are told: the address that is set or, with none, the
@@ -181,11 +240,15 @@ func (r *Registration) address() (string, error) {
 	if r.advertise != "" || !r.listening.IP.IsUnspecified() {
 		return cmp.Or(r.advertise, r.listening.String()), nil
 	}
-	route, err := net.Dial("udp", r.config.Endpoints[0][strings.LastIndex(r.config.Endpoints[0], "/")+1:]) // sends nothing
-	if err != nil {
-		return "", err
+	var errs []error
+	for _, endpoint := range r.config.Endpoints {
+		conn, err := net.DialTimeout("tcp", endpoint, verifyTimeout)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		defer conn.Close()
+		return net.JoinHostPort(conn.LocalAddr().(*net.TCPAddr).IP.String(), strconv.Itoa(r.listening.Port)), nil
 	}
-	defer route.Close()
-	host, _, err := net.SplitHostPort(route.LocalAddr().String())
-	return net.JoinHostPort(host, strconv.Itoa(r.listening.Port)), err
+	return "", errors.Join(errs...)
 }

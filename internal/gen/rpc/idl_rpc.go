@@ -11,6 +11,8 @@ import (
 
 const (
 	TAG_BATCHES = "batches"
+
+	MSG_OVERLOAD = "as many calls as MAX_IN_FLIGHT allows are being served"
 )
 
 type Code int64
