@@ -16,9 +16,9 @@ enum Code {
 // SendMany and PullMany; a server of an older version does not.
 const string TAG_BATCHES = "batches"
 
-// MSG_OVERLOAD is the Msg of a call that is UNAVAILABLE because of MAX_IN_FLIGHT: the
-// server is well, and has no room.
-const string MSG_OVERLOAD = "as many calls as MAX_IN_FLIGHT allows are being served"
+// MSG_OVERLOAD is the Msg of a call that is UNAVAILABLE because of MAX_IN_FLIGHT or
+// REDIS_QUEUE: the server is well, and has no room.
+const string MSG_OVERLOAD = "the server has no room for more calls"
 
 struct Message {
     1: string Chat     // "<member1>:<member2>"; neither case nor order matters

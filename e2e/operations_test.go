@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -76,7 +77,13 @@ func TestOperations_ARedisWithSnapshotsIsMadeDurableAndLosesNothing(t *testing.T
 	require.NoError(t, redis.Wait(t.Context()))
 	eventually(t, func() bool { return readyz(t, s.RPCServers[0]).Ready }, "Redis is back")
 	assert.Len(t, pullAll(t, s.URL(), "jack:marcus"), 2)
-	eventually(t, func() bool { return readyz(t, s.RPCServers[0]).Parts["durability"].OK }, "its file has the settings")
+	control := goredis.NewClient(&goredis.Options{Addr: redis.Addr})
+	defer control.Close()
+	for name, want := range map[string]string{"appendonly": "yes", "appendfsync": "always", "no-appendfsync-on-rewrite": "no", "maxmemory-policy": "noeviction"} {
+		got, err := control.ConfigGet(t.Context(), name).Result()
+		require.NoError(t, err)
+		assert.Equal(t, want, got[name], "its file has the setting")
+	}
 }
 
 func TestOperations_ABackupIsRestored(t *testing.T) {
@@ -86,11 +93,13 @@ func TestOperations_ABackupIsRestored(t *testing.T) {
 	require.Len(t, blocks, 2)
 	backup, restore := blocks[0], blocks[1]
 
+	follow(t, backup, dir, redis.Addr) // of nothing yet
+	require.NoError(t, os.Rename(filepath.Join(dir, "backup"), filepath.Join(dir, "older")))
 	send(t, s.URL(), "jack:marcus", "kept", "jack")
 	follow(t, backup, dir, redis.Addr)
 	send(t, s.URL(), "jack:marcus", "later", "jack")
+	require.NoError(t, redis.Stop())
 	follow(t, restore, dir, redis.Addr)
-	<-redis.Done()
 	require.NoError(t, redis.Start())
 	require.NoError(t, redis.Wait(t.Context()))
 	eventually(t, func() bool { return readyz(t, s.RPCServers[0]).Ready }, "Redis is back")

@@ -90,7 +90,7 @@ func query(req *rpc.PullRequest) (chat.Query, error) {
 // another field id, so that nothing arrives.
 const errNoRequest = chat.InvalidError("the request is missing")
 
-var errOverload = errors.New(rpc.MSG_OVERLOAD)
+var errOverload = errors.New("as many calls as MAX_IN_FLIGHT allows are being served")
 
 // answer is what a call comes to.
 type answer[T any] struct {
@@ -166,7 +166,7 @@ func outcome(ctx context.Context, err error) (code rpc.Code, msg string) {
 	case errors.As(err, &invalid):
 		slog.DebugContext(ctx, "refused", "err", err)
 		return rpc.Code_INVALID, invalid.Error()
-	case err == errOverload:
+	case errors.Is(err, errOverload), errors.Is(err, chat.ErrQueueFull):
 		slog.WarnContext(ctx, "unavailable", "err", err)
 		return rpc.Code_UNAVAILABLE, rpc.MSG_OVERLOAD
 	case errors.Is(err, chat.ErrUnavailable):

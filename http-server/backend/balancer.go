@@ -63,17 +63,18 @@ type instance struct {
 	failures int             // in a row
 	ejected  bool
 	refused  [methods]refusals
-	refusing bool     // ejected for them
+	refusing bool     // whether it gets no batch for now, for them
 	probed   bool     // whether revive runs
 	last     *failure // nil is none
 }
 
 // refusals are batches in a row that an instance refused while another one served them. It
-// refuses a batch if it answers each call with UNAVAILABLE, and not for want of room.
+// refuses a batch if it serves no call of it, and answers some with UNAVAILABLE though it has
+// room.
 type refusals struct {
 	batches int
 	since   time.Time // of the first one
-	logged  bool      // whether the instance was ejected for them
+	ejected bool      // whether the instance was ejected for them
 }
 
 // failure is an attempt that failed in transport.
@@ -235,8 +236,9 @@ func (b *balancer) refusedBy(i *instance, m method) {
 		i.refusing = false
 		b.changed.Broadcast()
 	})
-	if !r.logged {
-		r.logged = true
+	i.last = &failure{time.Now(), "UNAVAILABLE, while another rpc-server served the same calls"}
+	if !r.ejected {
+		r.ejected = true
 		slog.Warn("an rpc-server is ejected, since it refuses what others serve", "address", i.Address().String())
 	}
 }
@@ -245,7 +247,7 @@ func (b *balancer) refusedBy(i *instance, m method) {
 func (b *balancer) servedBy(i *instance, m method) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i.refused[m].logged {
+	if i.refused[m].ejected {
 		slog.Info("an rpc-server serves again", "address", i.Address().String())
 	}
 	i.refused[m] = refusals{}
@@ -272,7 +274,8 @@ func (b *balancer) instances() []health {
 	defer b.mu.Unlock()
 	var all []health
 	for _, i := range b.known {
-		all = append(all, health{i.Address().String(), i.ejected || i.refusing, i.last})
+		ejected := i.ejected || slices.ContainsFunc(i.refused[:], func(r refusals) bool { return r.ejected })
+		all = append(all, health{i.Address().String(), ejected, i.last})
 	}
 	return all
 }

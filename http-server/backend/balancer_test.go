@@ -113,20 +113,30 @@ func TestBalancer_EjectsWhoRefusesForAWhileWhatOthersServe(t *testing.T) {
 	t.Parallel()
 	b := newBalancerOf("127.0.0.1:1", "127.0.0.1:2")
 	refusing := b.of("127.0.0.1:1")
-	refuse := func(n int) (ejected bool) {
+	getsNone := func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return refusing.refusing
+	}
+	refuse := func(n int) bool {
 		for range n {
 			b.refusedBy(refusing, methodSend)
 		}
-		return b.instances()[0].Ejected
+		return getsNone()
 	}
 	assert.False(t, refuse(10), "others may have noticed sooner that a master is back")
 	time.Sleep(ejectionTime)
 	b.servedBy(refusing, methodPull)
 	assert.True(t, refuse(1), "pulls say nothing of sends")
-	backendtest.Eventually(t, func() bool { return !b.instances()[0].Ejected })
+	assert.Equal(t, b.of("127.0.0.1:2"), b.next(nil))
+	assert.Equal(t, b.of("127.0.0.1:2"), b.next(nil))
+	backendtest.Eventually(t, func() bool { return !getsNone() })
+	assert.True(t, b.instances()[0].Ejected, "nothing has shown that it serves again")
+	assert.NotNil(t, b.instances()[0].Failure)
 	assert.True(t, refuse(1), "one more batch shows that nothing has changed")
-	backendtest.Eventually(t, func() bool { return !b.instances()[0].Ejected })
+	backendtest.Eventually(t, func() bool { return !getsNone() })
 	b.servedBy(refusing, methodSend)
+	assert.False(t, b.instances()[0].Ejected)
 	assert.False(t, refuse(10), "it serves")
 }
 

@@ -190,7 +190,9 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 		case served:
 			b.balancer.servedBy(to, b.method)
 			for _, i := range refusing {
-				b.balancer.refusedBy(i, b.method)
+				if i != to {
+					b.balancer.refusedBy(i, b.method)
+				}
 			}
 			refusing = nil
 		case refused:
@@ -222,9 +224,8 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 }
 
 // judge reports whether an rpc-server served some of the calls with these outcomes; or whether
-// it refused all that are valid, though it had room.
+// it served none, and refused some though it had room.
 func judge[Resp response](outcomes []outcome[Resp]) (served, refused bool) {
-	overload := false
 	for _, o := range outcomes {
 		if o.err != nil {
 			continue
@@ -233,11 +234,10 @@ func judge[Resp response](outcomes []outcome[Resp]) (served, refused bool) {
 		case rpc.Code_OK:
 			served = true
 		case rpc.Code_UNAVAILABLE:
-			refused = true
-			overload = overload || o.resp.GetMsg() == rpc.MSG_OVERLOAD
+			refused = refused || o.resp.GetMsg() != rpc.MSG_OVERLOAD
 		}
 	}
-	return served, refused && !served && !overload
+	return served, refused && !served
 }
 
 // attempt makes calls at an rpc-server and returns the outcome of each.

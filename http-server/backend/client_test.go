@@ -119,7 +119,7 @@ func TestClient_WaitingForNoAnswerIsLate(t *testing.T) {
 	b := backendtest.New()
 	b.Hold = make(chan struct{})
 	defer close(b.Hold)
-	client := dial(t, 3*time.Second, backendtest.Serve(t, b))
+	client := dial(t, 300*time.Millisecond, backendtest.Serve(t, b))
 	backendtest.Together(16, func(int) {
 		_, err := client.Send(t.Context(), message("hello"))
 		assert.ErrorIs(t, err, ErrLate)
@@ -168,7 +168,7 @@ func TestClient_AServerThatRefusesWhatOthersServeGetsNoCalls(t *testing.T) {
 			refusing, other := backendtest.New(), backendtest.New()
 			refusing.Reply = func(string) *rpc.SendResponse { return &test.refusing }
 			other.Reply = func(string) *rpc.SendResponse { return &test.other }
-			client := dial(t, 300*time.Millisecond, backendtest.Serve(t, refusing), backendtest.Serve(t, other))
+			client := dial(t, 3*time.Second, backendtest.Serve(t, refusing), backendtest.Serve(t, other))
 			ejected := false
 			for end := time.Now().Add(3 * ejectionTime); time.Now().Before(end) && !ejected; {
 				resp, err := client.Send(t.Context(), message("hello"))
@@ -177,6 +177,7 @@ func TestClient_AServerThatRefusesWhatOthersServeGetsNoCalls(t *testing.T) {
 					require.Zero(t, resp.Code, "it costs no call")
 				}
 				ejected = client.balancer.instances()[0].Ejected
+				time.Sleep(10 * time.Millisecond)
 				for _, b := range []*backendtest.Server{refusing, other} { // which has room for a thousand
 					backendtest.Drained(b.Sends)
 					backendtest.Drained(b.Many)

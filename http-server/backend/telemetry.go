@@ -71,7 +71,7 @@ func (c *Client) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		c.metrics.calls, c.metrics.callDuration, c.metrics.queueDuration, c.metrics.batchCalls, c.balancer.attempts,
 		gauge("rpc_client_instances_known", "rpc-servers that etcd named last.", func() float64 { return float64(len(c.balancer.instances())) }),
-		gauge("rpc_client_instances_set_aside", "rpc-servers that get no calls, since they failed several times in a row.", ejected),
+		gauge("rpc_client_instances_set_aside", "rpc-servers that are ejected, since they failed several times in a row, or refuse what others serve.", ejected),
 		gauge("etcd_resolve_age_seconds", "Time since etcd named the rpc-servers.", func() float64 { return c.resolver.age().Seconds() }),
 	}
 }

@@ -172,14 +172,14 @@ type conn struct {
 	since        atomic.Int64 // Unix nanoseconds: when it began what it does or waits for
 	silence      *time.Timer  // closes it if no byte comes; with TLS, a deadline does
 	onAnswer     []func()
-	// betweenRequests is whether no byte of the next request was read.
+	// betweenRequests is whether an empty line may come before what is read next.
 	betweenRequests bool
 }
 
 // SetReadTimeout bounds all that is read from now on together. Netpoll's own would
 // give each read the whole time: one that sends byte by byte would have no end.
 func (c *conn) SetReadTimeout(d time.Duration) error {
-	c.betweenRequests = true // Hertz sets it between requests only
+	c.betweenRequests = true // Hertz sets a timeout between requests only, before and after its first look
 	now := time.Now()
 	c.since.Store(now.UnixNano())
 	return c.SetReadDeadline(now.Add(d))

@@ -58,10 +58,11 @@ var browserFields = []struct{ name, value []byte }{
 // may see it elsewhere, and so another request could be smuggled in (RFC 9112, 11.2).
 func strictHead(ctx context.Context, c *app.RequestContext) {
 	closes, ambiguity := edge.ReadHead(c.Request.Header.RawHeaders(), c.Request.Header.IsHTTP11())
-	if closes || ambiguity != "" { // what follows may be a part of this request or another
+	if closes {
 		c.SetConnectionClose()
 	}
 	if ambiguity != "" {
+		c.SetConnectionClose() // what follows may be a part of this request or another
 		c.Request.CloseBodyStream()
 		refuse(ctx, c, badRequest(ambiguity))
 		c.Abort()

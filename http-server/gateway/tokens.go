@@ -28,8 +28,8 @@ type Auth struct {
 
 // NewAuth accepts the tokens that are signed with the secret, by HMAC, or with the private
 // half of the public key, which is in PEM; and that are for the audience and of the
-// issuer, where these are not empty. The clock of who signs a token may be leeway before or
-// behind this machine's. With neither key, both of which nil means, it is nil. The error
+// issuer, where these are not empty. The clock of who signs a token may be ahead of this
+// machine's, or behind it, by up to leeway. With neither key, both of which nil means, it is nil. The error
 // names the setting that is wrong.
 func NewAuth(secret, publicKey []byte, audience, issuer string, leeway time.Duration) (*Auth, error) {
 	var key any

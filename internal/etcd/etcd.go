@@ -60,8 +60,8 @@ func (s Settings) endpoints() (endpoints []string, overTLS bool, err error) {
 	for _, endpoint := range s.Endpoints {
 		if scheme, _, isURL := strings.Cut(endpoint, "://"); isURL {
 			u, err := url.Parse(endpoint)
-			if err != nil || scheme != "http" && scheme != "https" || strings.Trim(u.Path, "/") != "" {
-				return nil, false, fmt.Errorf("must be host:port, http://host:port or https://host:port, not %q", endpoint)
+			if err != nil || scheme != "http" && scheme != "https" || u.User != nil || strings.Trim(u.Path, "/")+u.RawQuery+u.Fragment != "" {
+				return nil, false, errors.New("must be host:port, http://host:port or https://host:port")
 			}
 			endpoint = u.Host
 			schemes[scheme] = true

@@ -81,6 +81,8 @@ func TestConfig_RefusesWhatIsNoEndpoint(t *testing.T) {
 		"a space":                            {false, []string{"a:1", " b:2"}},
 		"a URL without a port":               {false, []string{"http://etcd"}},
 		"a path":                             {false, []string{"http://etcd:2379/v3"}},
+		"a user":                             {false, []string{"http://user:secret@etcd:2379"}},
+		"a query":                            {false, []string{"http://etcd:2379?x=y"}},
 		"another scheme":                     {false, []string{"unix:///run/etcd.sock"}},
 		"plain text and TLS":                 {false, []string{"http://a:1", "https://b:2"}},
 		"plain text, where TLS is asked for": {true, []string{"http://a:1"}},

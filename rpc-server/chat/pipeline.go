@@ -27,11 +27,13 @@ const (
 	probeInterval = 100 * time.Millisecond
 )
 
+// ErrQueueFull is why a Redis is unavailable that has enough to do.
+var ErrQueueFull = errors.New("as many commands as REDIS_QUEUE allows wait for Redis")
+
 var (
 	// errFewReplicas is why a message is not acknowledged that too few replicas have. It
 	// is stored; whoever sends it again waits again.
 	errFewReplicas = errors.New("too few replicas have the message")
-	errQueueFull   = errors.New("as many commands as REDIS_QUEUE allows wait for Redis")
 	errEjected     = errors.New("the master does not answer")
 )
 
@@ -172,7 +174,7 @@ func (l *line) add(u *unit) {
 	}
 	room := max(0, min(len(u.commands), l.maxQueue-l.commands))
 	for _, c := range u.commands[room:] {
-		c.unit, c.err = nil, errQueueFull
+		c.unit, c.err = nil, ErrQueueFull
 	}
 	if u.commands = u.commands[:room]; room == 0 {
 		return

@@ -274,7 +274,7 @@ func TestAppend_IsUnavailableWhileTooManyWaitForReplicas(t *testing.T) {
 	}()
 	eventually(t, func(t *assert.CollectT) { require.EqualValues(t, 1, s.appends.waiting.Load()) })
 	_, err := s.Append(t.Context(), newMessage(t, chat, "ann", "more"))
-	require.ErrorIs(t, err, errQueueFull)
+	require.ErrorIs(t, err, ErrQueueFull)
 	require.ErrorIs(t, err, ErrUnavailable)
 	stop()
 	<-waits

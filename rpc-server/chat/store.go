@@ -93,7 +93,8 @@ type Store struct {
 func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas int) *Store {
 	o.ContextTimeoutEnabled = true
 	o.ReadTimeout, o.WriteTimeout, o.DialTimeout = timeout, timeout, timeout
-	o.ConnMaxLifetime, o.ConnMaxLifetimeJitter = cmp.Or(o.ConnMaxLifetime, maxConnAge), maxConnAge/10
+	o.ConnMaxLifetimeJitter = maxConnAge / 10 // more or less
+	o.ConnMaxLifetime = cmp.Or(o.ConnMaxLifetime, maxConnAge-o.ConnMaxLifetimeJitter)
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
 	s := &Store{timeout: timeout, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages)}
 	open := func(name string, replicas int) (redis.UniversalClient, *pipelines) {

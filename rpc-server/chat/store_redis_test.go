@@ -278,7 +278,7 @@ func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
 	}
 	err := <-ended
 	require.ErrorIs(t, err, ErrUnavailable)
-	require.ErrorIs(t, err, errQueueFull)
+	require.ErrorIs(t, err, ErrQueueFull)
 
 	server.thaw(t)
 	require.NoError(t, <-ended)

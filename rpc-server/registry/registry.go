@@ -39,13 +39,14 @@ const (
 // whatever took it away: a lost lease, an etcd that lost its data, or somebody who deleted it.
 //
 // Of several servers with one address, that which started last has the entry. The others
-// are not registered, and put their own once it is gone.
+// are not registered. One of them puts its own once it is gone.
 type Registration struct {
 	config    clientv3.Config
 	client    *clientv3.Client // nil until it is connected to
 	advertise string           // host:port, empty to find it out
 	listening *net.TCPAddr     // what is listened on
-	started   bool             // whether the entry was there once
+	// leases are all that this server was granted. An entry under one of them is its own.
+	leases map[clientv3.LeaseID]bool
 
 	entry    atomic.Pointer[entry] // nil while not registered
 	failure  atomic.Pointer[error] // of the last request to etcd; nil is none
@@ -71,7 +72,7 @@ var (
 // advertise, a host:port; where that is empty, it is listening or, if that is all of the
 // machine's addresses, the one from which etcd is reached.
 func Register(config clientv3.Config, advertise string, listening *net.TCPAddr) *Registration {
-	r := &Registration{config: config, advertise: advertise, listening: listening, done: make(chan struct{})}
+	r := &Registration{config: config, advertise: advertise, listening: listening, leases: map[clientv3.LeaseID]bool{}, done: make(chan struct{})}
 	r.failure.Store(&errNotAsked)
 	r.stopping, r.cancel = context.WithCancel(context.Background())
 	r.config.Context = r.stopping
@@ -129,12 +130,12 @@ func (r *Registration) session() error {
 	defer r.revoke(lease.ID, key)
 	defer r.entry.Store(nil)
 	put := clientv3.OpPut(key, string(value), clientv3.WithLease(lease.ID))
-	if !r.started {
+	if len(r.leases) == 0 {
 		if _, err := r.client.Do(ctx, put); err != nil {
 			return err
 		}
-		r.started = true
 	}
+	r.leases[lease.ID] = true
 	alive, err := r.client.KeepAlive(r.stopping, lease.ID)
 	if err != nil {
 		return err
@@ -157,8 +158,8 @@ func (r *Registration) session() error {
 	}
 }
 
-// verify asks etcd for the entry, and puts it there if it is missing. The error is errTaken
-// where another server has put its own. Where etcd does not answer, the entry is taken to be
+// verify asks etcd for the entry, and puts it there if it is missing, or is still that of an
+// earlier session. The error is errTaken where another server has put its own. Where etcd does not answer, the entry is taken to be
 // as it was: its lease may live.
 func (r *Registration) verify(own *entry, lease clientv3.LeaseID, put clientv3.Op) error {
 	ctx, cancel := context.WithTimeout(r.stopping, verifyTimeout)
@@ -167,19 +168,23 @@ func (r *Registration) verify(own *entry, lease clientv3.LeaseID, put clientv3.O
 	if err != nil {
 		return err
 	}
-	isOwn := found.Count > 0 && clientv3.LeaseID(found.Kvs[0].Lease) == lease
-	if !isOwn {
-		r.entry.Store(nil)
+	var holder clientv3.LeaseID
+	var revision int64 // of the entry; 0 where there is none
+	if found.Count > 0 {
+		holder, revision = clientv3.LeaseID(found.Kvs[0].Lease), found.Kvs[0].ModRevision
 	}
-	if found.Count == 0 {
-		added, err := r.client.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(own.Key), "=", 0)).Then(put).Commit()
+	if holder != lease {
+		r.entry.Store(nil)
+		if revision > 0 && !r.leases[holder] {
+			return errTaken
+		}
+		replaced, err := r.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(own.Key), "=", revision)).Then(put).Commit()
 		if err != nil {
 			return err
 		}
-		isOwn = added.Succeeded
-	}
-	if !isOwn {
-		return errTaken
+		if !replaced.Succeeded {
+			return errTaken
+		}
 	}
 	if r.entry.Swap(own) == nil {
 		slog.Info("registered in etcd", "key", own.Key)
@@ -192,7 +197,7 @@ func (r *Registration) verify(own *entry, lease clientv3.LeaseID, put clientv3.O
 func (r *Registration) revoke(lease clientv3.LeaseID, key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := r.client.Revoke(ctx, lease); err != nil {
+	if _, err := r.client.Revoke(ctx, lease); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		slog.Warn("the lease is left to end", "err", err)
 		return
 	}
@@ -222,15 +227,19 @@ func (r *Registration) Check(context.Context) error {
 	if r.entry.Load() != nil {
 		return nil
 	}
-	return fmt.Errorf("%w: %w", errNotRegistered, *r.failure.Load())
+	if err := *r.failure.Load(); err != nil {
+		return fmt.Errorf("%w: %w", errNotRegistered, err)
+	}
+	return errNotRegistered
 }
 
 // CheckEtcd returns nil if etcd answered the last time that it was asked.
 func (r *Registration) CheckEtcd(context.Context) error {
-	if err := *r.failure.Load(); err != errTaken {
-		return err
+	err := *r.failure.Load()
+	if errors.Is(err, errTaken) || errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // address is what gateways are told: the address that is set or, with none, the
@@ -241,13 +250,14 @@ func (r *Registration) address() (string, error) {
 		return cmp.Or(r.advertise, r.listening.String()), nil
 	}
 	var errs []error
+	dialer := net.Dialer{Timeout: verifyTimeout}
 	for _, endpoint := range r.config.Endpoints {
-		conn, err := net.DialTimeout("tcp", endpoint, verifyTimeout)
+		conn, err := dialer.DialContext(r.stopping, "tcp", endpoint)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		defer conn.Close()
+		conn.Close()
 		return net.JoinHostPort(conn.LocalAddr().(*net.TCPAddr).IP.String(), strconv.Itoa(r.listening.Port)), nil
 	}
 	return "", errors.Join(errs...)

@@ -35,7 +35,7 @@ func TestAddress_IsWhatIsSetOrListenedOnOrWhereEtcdIsReachedFrom(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			listening, err := net.ResolveTCPAddr("tcp", test.listening)
 			require.NoError(t, err)
-			r := &Registration{advertise: test.advertise, listening: listening, config: clientv3.Config{Endpoints: test.etcd}}
+			r := &Registration{stopping: t.Context(), advertise: test.advertise, listening: listening, config: clientv3.Config{Endpoints: test.etcd}}
 			got, err := r.address()
 			require.NoError(t, err)
 			assert.Equal(t, test.want, got)
@@ -45,7 +45,7 @@ func TestAddress_IsWhatIsSetOrListenedOnOrWhereEtcdIsReachedFrom(t *testing.T) {
 
 func TestAddress_IsAnErrorWhereNothingLeadsToEtcd(t *testing.T) {
 	t.Parallel()
-	r := &Registration{listening: &net.TCPAddr{IP: net.IPv6unspecified, Port: 4711}, config: clientv3.Config{Endpoints: []string{"gone.invalid:2379", "127.0.0.1:1"}}}
+	r := &Registration{stopping: t.Context(), listening: &net.TCPAddr{IP: net.IPv6unspecified, Port: 4711}, config: clientv3.Config{Endpoints: []string{"gone.invalid:2379", "127.0.0.1:1"}}}
 	_, err := r.address()
 	require.Error(t, err)
 }

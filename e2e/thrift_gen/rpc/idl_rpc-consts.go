@@ -20,7 +20,7 @@ var _ = time.Now
 var _ = bytes.Equal
 
 const TAG_BATCHES = "batches"
-const MSG_OVERLOAD = "as many calls as MAX_IN_FLIGHT allows are being served"
+const MSG_OVERLOAD = "the server has no room for more calls"
 
 func init() {
 }

@@ -12,7 +12,7 @@ import (
 const (
 	TAG_BATCHES = "batches"
 
-	MSG_OVERLOAD = "as many calls as MAX_IN_FLIGHT allows are being served"
+	MSG_OVERLOAD = "the server has no room for more calls"
 )
 
 type Code int64
