@@ -470,6 +470,9 @@ func TestStore_FindsTheMasterThatTookOverAtItsAddress(t *testing.T) {
 			go func() { io.Copy(in, out); in.Close() }()
 		}
 	}()
+	given := newRig(t, front.Addr().String(), patience).pulls.(*redis.Client).Options()
+	assert.Positive(t, given.ConnMaxLifetime)
+	assert.LessOrEqual(t, given.ConnMaxLifetime+given.ConnMaxLifetimeJitter, maxConnAge)
 	const age = time.Second
 	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{front.Addr().String()}, ConnMaxLifetime: age}, patience, 1000, 0)
 	chat := newChat()
