@@ -118,26 +118,23 @@ func etcdClient(t *testing.T, s *stack.Stack) *clientv3.Client {
 	return etcd
 }
 
-// leaseOf returns the lease of the entry of an address in etcd; 0 is that of none.
-func leaseOf(t *testing.T, etcd *clientv3.Client, key string) int64 {
+// entryOf returns the lease of the entry of an address in etcd, and the revision at which the
+// entry came there; both are 0 where there is none.
+func entryOf(t *testing.T, etcd *clientv3.Client, key string) (lease, created int64) {
 	t.Helper()
 	found, err := etcd.Get(t.Context(), key)
 	require.NoError(t, err)
 	if len(found.Kvs) == 0 {
-		return 0
+		return 0, 0
 	}
-	return found.Kvs[0].Lease
+	return found.Kvs[0].Lease, found.Kvs[0].CreateRevision
 }
 
-// createdAt returns the revision at which an entry came to etcd; 0 where there is none.
-func createdAt(t *testing.T, etcd *clientv3.Client, key string) int64 {
+// leaseOf returns the lease of the entry of an address; 0 is that of none.
+func leaseOf(t *testing.T, etcd *clientv3.Client, key string) int64 {
 	t.Helper()
-	found, err := etcd.Get(t.Context(), key)
-	require.NoError(t, err)
-	if len(found.Kvs) == 0 {
-		return 0
-	}
-	return found.Kvs[0].CreateRevision
+	lease, _ := entryOf(t, etcd, key)
+	return lease
 }
 
 // TestDiscovery_AnEtcdThatWasAwayForLongKeepsNobodyOut has etcd away until the servers have
@@ -173,10 +170,10 @@ func TestDiscovery_AnEntryThatIsGoneIsPutBack(t *testing.T) {
 			return err
 		},
 	} {
-		before := createdAt(t, etcd, keyOf(p))
+		_, before := entryOf(t, etcd, keyOf(p))
 		require.NoError(t, take(), what)
 		gone := time.Now()
-		eventually(t, func() bool { return createdAt(t, etcd, keyOf(p)) > before }, what)
+		eventually(t, func() bool { _, created := entryOf(t, etcd, keyOf(p)); return created > before }, what)
 		t.Logf("%s: back after %s", what, time.Since(gone).Round(time.Millisecond))
 		require.NoError(t, p.Wait(t.Context()))
 	}

@@ -20,11 +20,7 @@ import (
 // block.
 func procedures(t *testing.T, heading string) (blocks []string) {
 	t.Helper()
-	text, err := os.ReadFile("../docs/operations.md")
-	require.NoError(t, err)
-	_, part, found := strings.Cut(string(text), "\n## "+heading+"\n")
-	require.True(t, found, heading)
-	part, _, _ = strings.Cut(part, "\n## ")
+	part := section(t, "../docs/operations.md", heading)
 	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(part, -1) {
 		blocks = append(blocks, block[1])
 	}

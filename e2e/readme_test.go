@@ -15,7 +15,13 @@ import (
 // readme gives the part of the README below a heading.
 func readme(t *testing.T, heading string) string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
+	return section(t, "../README.md", heading)
+}
+
+// section gives the part of a page below a heading.
+func section(t *testing.T, page, heading string) string {
+	t.Helper()
+	text, err := os.ReadFile(page)
 	require.NoError(t, err)
 	_, part, found := strings.Cut(string(text), "\n## "+heading+"\n")
 	require.True(t, found, heading)

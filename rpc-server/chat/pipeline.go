@@ -160,7 +160,7 @@ type line struct {
 	commands  int  // that have no answer yet, in the queue and under way
 	sending   bool // whether send runs
 	isEjected bool
-	ejected   chan struct{} // closed by the next ejection, or by the one that lasts
+	ejected   chan struct{} // closed when the master is ejected; another one once it answers again
 }
 
 // add puts a unit into the queue. Where the queue is full it refuses commands, the last

@@ -159,8 +159,8 @@ func (r *Registration) session() error {
 }
 
 // verify asks etcd for the entry, and puts it there if it is missing, or is still that of an
-// earlier session. The error is errTaken where another server has put its own. Where etcd does not answer, the entry is taken to be
-// as it was: its lease may live.
+// earlier session. The error is errTaken where another server has put its own. Where etcd
+// does not answer, the entry is taken to be as it was: its lease may live.
 func (r *Registration) verify(own *entry, lease clientv3.LeaseID, put clientv3.Op) error {
 	ctx, cancel := context.WithTimeout(r.stopping, verifyTimeout)
 	defer cancel()
