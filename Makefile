@@ -76,8 +76,8 @@ compose-test: ## build the images, bring docker-compose.yml up, and see that it 
 		.bin/test -count=1 -timeout=25m 'e2e/deploy:-tags=compose,-run=^TestCompose'; \
 	fi
 
-cluster-test: ## apply k8/ on the cluster that kubectl speaks to, and use it (needs the images there)
-	@go test -C e2e -count=1 -timeout=30m -tags=cluster -run='^TestCluster' -v ./deploy/
+cluster-test: ## apply k8/ on the cluster that kubectl speaks to, put it to the test, and write docs/kubernetes.md (needs the images there)
+	@go test -C e2e -count=1 -timeout=50m -tags=cluster -run='^TestCluster' -v ./deploy/
 
 vulncheck: $(MODULES:%=vulncheck/%) ## look for known vulnerabilities in what the code calls (needs vuln.go.dev)
 

@@ -22,7 +22,13 @@ import (
 type Options struct {
 	// URLs are the base URLs of the gateways. One of them is asked, until it accepts
 	// no connection or closes one; then the next is.
-	URLs     []string
+	URLs []string
+	// Dials is how many connections a request tries to open, one after the other, while
+	// they are refused; 0 is one for each URL.
+	Dials int
+	// Unkept has each request open a connection of its own.
+	Unkept bool
+
 	Duration time.Duration // of sending
 	Chats    int           // that the messages are spread over
 	Writers  int           // that send, each one message at a time, where Rate is 0
@@ -93,7 +99,7 @@ type run struct {
 // Run sends and follows messages for the duration, or until ctx ends, and then
 // pulls everything back. The error is a system that does not give it back.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	r := &run{Options: o, client: newClient(o.URLs), name: strings.ToLower(rand.Text()[:8])}
+	r := &run{Options: o, client: newClient(o), name: strings.ToLower(rand.Text()[:8])}
 	began := time.Now()
 	r.lastAck.Store(began.UnixNano())
 	sending, stop := context.WithTimeout(ctx, o.Duration)

@@ -253,6 +253,20 @@ func TestRun_AsksTheNextGatewayWhereOneIsDown(t *testing.T) {
 	assert.Empty(t, report.Failures)
 }
 
+// TestRun_DialsAgainWhileConnectionsAreRefused has a gateway that begins to listen later, as
+// one behind a Service whose other pods have just died.
+func TestRun_DialsAgainWhileConnectionsAreRefused(t *testing.T) {
+	for dials, failed := range map[int]bool{1: true, 20: false} {
+		report, err := Run(t.Context(), Options{
+			URLs: []string{"http://127.0.0.1:1", "http://127.0.0.1:1", serve(t, newLiar())}, Dials: dials, Unkept: true,
+			Duration: time.Second, Chats: 3, Writers: 1, Pollers: 1,
+		})
+		require.NoError(t, err)
+		assert.True(t, report.Good())
+		assert.Equal(t, failed, len(report.Failures) > 0, "%d dials: %v", dials, report.Failures)
+	}
+}
+
 // TestCommand_ExitsWithOneWhereAPromiseIsBroken runs the command itself.
 func TestCommand_ExitsWithOneWhereAPromiseIsBroken(t *testing.T) {
 	command := filepath.Join(t.TempDir(), "check")

@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,14 +17,15 @@ import (
 // client speaks to one of the gateways, until that closes its connections.
 type client struct {
 	urls    []string
+	dials   int
 	current *atomic.Uint64 // modulo the number of urls
 	http    *http.Client
 }
 
-func newClient(urls []string) client {
-	return client{urls, new(atomic.Uint64), &http.Client{
+func newClient(o Options) client {
+	return client{o.URLs, cmp.Or(o.Dials, len(o.URLs)), new(atomic.Uint64), &http.Client{
 		Timeout:   30 * time.Second,
-		Transport: &http.Transport{MaxIdleConnsPerHost: 1000},
+		Transport: &http.Transport{MaxIdleConnsPerHost: 1000, DisableKeepAlives: o.Unkept},
 	}}
 }
 
@@ -72,7 +74,7 @@ func (c client) pull(q query) (p page, status int, err error) {
 // of the next, which is the current one from then on. It is too once an answer is
 // said to be the last of its connection, as those of a stopping gateway are.
 func (c client) do(method, path string, header http.Header, body []byte) (status int, answer []byte, err error) {
-	for range c.urls {
+	for range c.dials {
 		current := c.current.Load()
 		var last bool
 		status, answer, last, err = c.once(method, c.urls[current%uint64(len(c.urls))]+path, header, body)

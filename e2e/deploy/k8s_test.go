@@ -187,6 +187,14 @@ func (m manifests) matching(t *testing.T, selector *metav1.LabelSelector) []stri
 	return names
 }
 
+// behind gives the workload whose pods a Service has.
+func (m manifests) behind(t *testing.T, s *corev1.Service) workload {
+	t.Helper()
+	names := m.matching(t, &metav1.LabelSelector{MatchLabels: s.Spec.Selector})
+	require.Len(t, names, 1, "pods of Service %s", s.Name)
+	return m.workload(t, names[0])
+}
+
 func (m manifests) workload(t *testing.T, name string) workload {
 	t.Helper()
 	i := slices.IndexFunc(m.workloads, func(w workload) bool { return w.name == name })
@@ -225,8 +233,12 @@ func TestK8s_EachTierIsComplete(t *testing.T) {
 			tiers = append(tiers, "redis")
 		}
 		var workloads, services, budgets, guarded, scaled []string
+		wantServices := slices.Clone(tiers)
 		for _, w := range m.workloads {
 			workloads = append(workloads, w.name)
+			if w.kind == "StatefulSet" {
+				wantServices = append(wantServices, w.name+"-client")
+			}
 		}
 		for _, s := range m.services {
 			services = append(services, s.Name)
@@ -241,7 +253,7 @@ func TestK8s_EachTierIsComplete(t *testing.T) {
 			scaled = append(scaled, s.Spec.ScaleTargetRef.Name)
 		}
 		assert.ElementsMatch(t, tiers, workloads)
-		assert.ElementsMatch(t, tiers, services)
+		assert.ElementsMatch(t, wantServices, services)
 		assert.ElementsMatch(t, tiers, budgets)
 		assert.Subset(t, guarded, tiers, "a NetworkPolicy is missing")
 		assert.ElementsMatch(t, []string{"http-server", "rpc-server"}, scaled)
@@ -284,7 +296,7 @@ func TestK8s_EverySelectorTakesThePodsItMeans(t *testing.T) {
 			}
 		}
 		for _, s := range m.services {
-			takes("Service", s.Name, &metav1.LabelSelector{MatchLabels: s.Spec.Selector})
+			takes("Service", strings.TrimSuffix(s.Name, "-client"), &metav1.LabelSelector{MatchLabels: s.Spec.Selector})
 		}
 		for _, b := range m.budgets {
 			takes("PodDisruptionBudget", b.Name, b.Spec.Selector)
@@ -315,7 +327,7 @@ func TestK8s_EveryPortIsOneOfTheContainer(t *testing.T) {
 	eachWay(t, func(t *testing.T, m manifests) {
 		for _, s := range m.services {
 			for _, p := range s.Spec.Ports {
-				assert.NotZero(t, m.workload(t, s.Name).port(p.TargetPort), "Service %s: targetPort %s", s.Name, &p.TargetPort)
+				assert.NotZero(t, m.behind(t, s).port(p.TargetPort), "Service %s: targetPort %s", s.Name, &p.TargetPort)
 			}
 		}
 		for _, w := range m.workloads {
@@ -585,15 +597,19 @@ func TestK8s_ServersListenOnThePortsOfTheirContainers(t *testing.T) {
 
 func TestK8s_EveryHostIsAServiceOrOneOfItsPods(t *testing.T) {
 	eachWay(t, func(t *testing.T, m manifests) {
+		// A Service without an address has a name for each pod of its StatefulSet. Its own
+		// name gives pods' addresses, which DNS caches when they are gone.
 		served := map[string]bool{} // host:port
 		for _, s := range m.services {
+			w := m.behind(t, s)
 			for _, p := range s.Spec.Ports {
-				served[fmt.Sprintf("%s:%d", s.Name, p.Port)] = true
-				w := m.workload(t, s.Name)
-				for i := range 10 {
-					if w.kind == "StatefulSet" && w.service == s.Name && s.Spec.ClusterIP == corev1.ClusterIPNone && int32(i) < *w.replicas {
-						served[fmt.Sprintf("%s-%d.%s:%d", w.name, i, s.Name, w.port(p.TargetPort))] = true
-					}
+				if s.Spec.ClusterIP != corev1.ClusterIPNone {
+					served[fmt.Sprintf("%s:%d", s.Name, p.Port)] = true
+					continue
+				}
+				assert.Equal(t, s.Name, w.service, w.name)
+				for i := range *w.replicas {
+					served[fmt.Sprintf("%s-%d.%s:%d", w.name, i, s.Name, w.port(p.TargetPort))] = true
 				}
 			}
 		}
@@ -839,6 +855,24 @@ func TestK8s_OnlyOneHandSetsTheNumberOfPods(t *testing.T) {
 		}
 		for _, w := range m.workloads {
 			assert.Equal(t, scaled[w.name], w.replicas == nil, "%s: replicas", w.name)
+		}
+	})
+}
+
+// TestK8s_UpdatesLeavePodsSpread wants only the new pods counted: the old ones, which
+// are about to go, would send all the new ones to one node.
+func TestK8s_UpdatesLeavePodsSpread(t *testing.T) {
+	eachWay(t, func(t *testing.T, m manifests) {
+		for _, w := range m.workloads {
+			if w.kind != "Deployment" {
+				continue
+			}
+			var keys []string
+			for _, c := range w.pod.Spec.TopologySpreadConstraints {
+				keys = append(keys, c.TopologyKey)
+				assert.Equal(t, []string{"pod-template-hash"}, c.MatchLabelKeys, "%s: %s", w.name, c.TopologyKey)
+			}
+			assert.Equal(t, []string{"kubernetes.io/hostname", "topology.kubernetes.io/zone"}, keys, w.name)
 		}
 	})
 }
