@@ -33,6 +33,8 @@ type installation struct {
 	// spare is a node for our pods that can be lost: neither Redis nor url needs it. It
 	// is empty where there is one node for pods.
 	spare string
+	// served is until when requests may fail with 503, for want of Redis.
+	served time.Time
 }
 
 // newInstallation makes the namespace, into which only pods come that are locked down, and
