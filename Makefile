@@ -131,7 +131,7 @@ generate: generate/code generate/settings ## write anew all code from the two ID
 generate/code:
 	rm -rf internal/gen e2e/thrift_gen
 	go tool -modfile=tools/hz/go.mod hz model --unset_omitempty --mod im --model_dir internal/gen --idl idl_http.proto
-	go tool -modfile=tools/kitex/go.mod kitex -module im -gen-path internal/gen idl_rpc.thrift
+	go tool -modfile=tools/kitex/go.mod kitex -streamx -module im -gen-path internal/gen idl_rpc.thrift
 	mkdir -p e2e/thrift_gen
 	thrift --gen go:package_prefix=im/e2e/thrift_gen/,skip_remote -out e2e/thrift_gen idl_rpc.thrift
 

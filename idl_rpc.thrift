@@ -16,6 +16,9 @@ enum Code {
 // SendMany and PullMany; a server of an older version does not.
 const string TAG_BATCHES = "batches"
 
+// TAG_HINTS is the tag of one that serves Listen and Totals.
+const string TAG_HINTS = "hints"
+
 // MSG_OVERLOAD is the Msg of a call that is UNAVAILABLE because of MAX_IN_FLIGHT or
 // REDIS_QUEUE: the server is well, and has no room.
 const string MSG_OVERLOAD = "the server has no room for more calls"
@@ -62,6 +65,28 @@ struct PullResponse {
     6: optional i64           Total      // messages in the chat; with Reverse, the number counted back from
 }
 
+// Interest is what a gateway waits for, as it changes: names of rooms, as a Hint has
+// them, and of members, in which there is no colon. The first one of a stream is the whole.
+struct Interest {
+    1: required list<string> Added
+    2: required list<string> Removed
+    // Version counts the gateway's Interests. It comes back in Hints once what was added is
+    // heard of: what is stored from then on has a Hint.
+    3: required i64          Version
+}
+
+// Hints tell of messages just stored in rooms that are waited for, or one of whose members
+// is. One without any is a heartbeat, which comes each second, and at first.
+struct Hints {
+    1: required list<Hint> Hints
+    2: required i64        Version // of the last Interest
+}
+
+struct Hint {
+    1: required string Room // the room's one name
+    2: required i64    Time // of the message, in microseconds since the Unix epoch
+}
+
 service IMService {
     SendResponse Send(1: SendRequest req)
     PullResponse Pull(2: PullRequest req) // the 2 is part of the wire
@@ -74,4 +99,12 @@ service IMService {
     // PullMany reads the first 64 KiB of each page. A page that is longer has
     // HasMore and no Messages: Pull reads it.
     list<PullResponse> PullMany(1: list<PullRequest> reqs)
+
+    // Totals counts the messages of chats, in their order: -1 where the chat is not valid
+    // or the count is not known now.
+    list<i64> Totals(1: list<string> chats)
+
+    // Listen is a stream (TTHeader) that a gateway keeps open to each rpc-server that has
+    // TAG_HINTS. Hints may be lost.
+    Hints Listen(1: Interest interest) (streaming.mode="bidirectional")
 }

@@ -347,6 +347,8 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 		{operation: "pull", what: "negativeTotal", query: "chat=jack:marcus&total=-1", status: 400},
 		{operation: "pull", what: "wrongInteger", query: "chat=jack:marcus&cursor=two", status: 400},
 		{operation: "pull", what: "emptyValue", query: "chat=jack:marcus&limit=", status: 400},
+		{operation: "pull", what: "negativeWait", query: "chat=jack:marcus&wait=-1", status: 400},
+		{operation: "pull", what: "waitInReverse", query: "chat=jack:marcus&wait=1&reverse=true", status: 400, allowed: true},
 		{operation: "pull", what: "wrongBoolean", query: "chat=jack:marcus&reverse=yes", status: 400},
 		{operation: "pull", what: "parameterTwice", query: "chat=jack:marcus&limit=5&limit=6", status: 400, allowed: true},
 		{operation: "pull", what: "badEncoding", query: "chat=%zz", status: 400},

@@ -50,7 +50,7 @@ func TestReadme_CurlLinesGiveTheAnswersBesideThem(t *testing.T) {
 			}
 		}
 	}
-	assert.Equal(t, 7, ran)
+	assert.Equal(t, 8, ran)
 	assert.Equal(t, 2, compared)
 	assert.Len(t, pullAll(t, s.URL(), "jack:marcus"), 2, "hello, and what was sent twice with one key")
 }

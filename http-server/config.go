@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -41,6 +42,8 @@ type config struct {
 	IdleTimeout    time.Duration `default:"75s" min:"1" help:"How long a connection may be open between requests."`
 	MaxConnections int           `default:"5000" min:"1" help:"Most connections that are open at a time. For more, one that has waited long is closed or, if none has for a second, the new one."`
 
+	MaxWaiters int `placeholder:"N" min:"0" help:"Most requests whose answers are held back at a time, for want of anything new; more are refused. Below MAX_CONNECTIONS. Default: four fifths of it."`
+
 	LeaveWait    time.Duration `default:"2s" help:"How long to serve on, no longer ready, when stopping, so that every balancer in front has noticed."`
 	DrainTimeout time.Duration `default:"5s" min:"1" help:"How long to wait, when stopping, for connections that are open."`
 }
@@ -58,6 +61,9 @@ func (c *config) Validate() error {
 	if least := max(c.MaxBodyBytes, 8<<20); c.MaxBufferBytes < least {
 		return fmt.Errorf("MAX_BUFFER_BYTES: must be at least %d, to hold the largest body and page", least)
 	}
+	if c.MaxWaiters >= c.MaxConnections {
+		return errors.New("MAX_WAITERS: must be less than MAX_CONNECTIONS")
+	}
 	for _, origin := range c.CORSOrigins {
 		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Host == "" || u.Scheme+"://"+u.Host != origin) {
 			return errors.New("CORS_ORIGINS: an origin is a scheme and a host, like https://example.com, or *")
@@ -65,6 +71,9 @@ func (c *config) Validate() error {
 	}
 	return nil
 }
+
+// maxWaiters is MAX_WAITERS, or its default.
+func (c *config) maxWaiters() int { return cmp.Or(c.MaxWaiters, c.MaxConnections*4/5) }
 
 // insecure lists the settings that are for a network where nobody else is.
 func (c *config) insecure() []string {

@@ -84,7 +84,8 @@ func run(ctx context.Context, args []string) error {
 	}
 	gw := gateway.New(gateway.Options{
 		Backend: rpcServers, Auth: auth, MaxBodyBytes: cfg.MaxBodyBytes, Buffers: edge.NewBuffers(cfg.MaxBufferBytes),
-		CORSOrigins: cfg.CORSOrigins, TLS: https != nil, Tracing: tracing, Stopping: ctx,
+		CORSOrigins: cfg.CORSOrigins, TLS: https != nil, Tracing: tracing,
+		MaxWaiters: cfg.maxWaiters(), Stopping: ctx, LeaveWait: cfg.LeaveWait,
 	})
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 // for a request that failed, so that an error means transport to every client.
 type handler struct {
 	store   *chat.Store
+	hints   *hints
 	maxText int
 	metrics *metrics
 	tracing bool
@@ -34,10 +35,21 @@ func (h *handler) SendMany(ctx context.Context, reqs []*rpc.SendRequest) ([]*rpc
 
 func (h *handler) sends(ctx context.Context, reqs ...*rpc.SendRequest) []*rpc.SendResponse {
 	resps := make([]*rpc.SendResponse, len(reqs))
-	for i, a := range serve(ctx, h, "Send", reqs, h.message, h.store.Append) {
+	for i, a := range serve(ctx, h, "Send", reqs, h.message, h.append) {
 		resps[i] = &rpc.SendResponse{Code: int32(a.code), Msg: a.msg}
 	}
 	return resps
+}
+
+// append stores messages, and tells who waits for them.
+func (h *handler) append(ctx context.Context, ms ...chat.Message) []chat.Result[int64] {
+	results := h.store.Append(ctx, ms...)
+	for i, stored := range results {
+		if stored.Err == nil {
+			h.hints.stored(ms[i].Room(), stored.Value)
+		}
+	}
+	return results
 }
 
 func (h *handler) message(req *rpc.SendRequest) (chat.Message, error) {
@@ -84,6 +96,31 @@ func query(req *rpc.PullRequest) (chat.Query, error) {
 		return chat.Query{}, errNoRequest
 	}
 	return chat.NewQuery(req.Chat, req.Cursor, req.Limit, req.GetReverse(), req.GetTotal())
+}
+
+// unknownTotal is the answer for a chat whose messages are not counted.
+const unknownTotal = -1
+
+func (h *handler) Totals(ctx context.Context, chats []string) ([]int64, error) {
+	totals := make([]int64, len(chats))
+	var rooms []chat.Room
+	var places []int
+	for i, name := range chats {
+		totals[i] = unknownTotal
+		if room, err := chat.ParseRoom(name); err == nil {
+			rooms, places = append(rooms, room), append(places, i)
+		}
+	}
+	for i, total := range h.store.Totals(ctx, rooms...) {
+		if total.Err == nil {
+			totals[places[i]] = total.Value
+		}
+	}
+	return totals, nil
+}
+
+func (h *handler) Listen(ctx context.Context, stream rpc.IMService_ListenServer) error {
+	return h.hints.listen(ctx, stream)
 }
 
 // errNoRequest is the fault of a client built from another IDL: its argument has

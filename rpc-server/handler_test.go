@@ -40,6 +40,7 @@ const (
 // descriptor of its listener several times, and by then it may be another's.
 type rig struct {
 	imservice.Client
+	address string
 	handler *handler
 	redis   *miniredis.Miniredis
 }
@@ -47,7 +48,8 @@ type rig struct {
 func newRig(t testing.TB) rig {
 	t.Helper()
 	h, standIn := newHandler(t)
-	r := rig{connect(t, h), h, standIn}
+	address := listen(t, h)
+	r := rig{newClient(t, address), address, h, standIn}
 	r.pull(t, newChat()) // serves now: Kitex cannot stop a server that has not begun
 	return r
 }
@@ -79,7 +81,7 @@ func listen(t testing.TB, h *handler) string {
 	srv := imservice.NewServer(h,
 		server.WithListener(listener),
 		server.WithExitSignal(func() <-chan error { return exit }),
-		server.WithExitWaitTime(time.Millisecond),
+		server.WithExitWaitTime(time.Second), // for streams, which end with the test
 	)
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Run() }()
@@ -96,7 +98,7 @@ func newHandler(t testing.TB) (*handler, *miniredis.Miniredis) {
 	server := miniredis.RunT(t)
 	store := chat.Open(redis.UniversalOptions{Addrs: []string{server.Addr()}}, patience, 1000, 0)
 	t.Cleanup(func() { store.Close() }) // is an error if the test closed it
-	return &handler{store: store, maxText: maxText, metrics: newMetrics(), maxInFlight: maxInFlight}, server
+	return &handler{store: store, hints: newHints(t.Context()), maxText: maxText, metrics: newMetrics(), maxInFlight: maxInFlight}, server
 }
 
 // send sends over the connection.

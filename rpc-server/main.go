@@ -78,8 +78,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	m := newMetrics()
+	listening, endStreams := context.WithCancel(context.WithoutCancel(ctx))
 	srv := imservice.NewServer(
-		&handler{store: store, maxText: cfg.MaxTextBytes, metrics: m, tracing: tracing, maxInFlight: int64(cfg.MaxInFlight)},
+		&handler{store: store, hints: newHints(listening), maxText: cfg.MaxTextBytes, metrics: m, tracing: tracing, maxInFlight: int64(cfg.MaxInFlight)},
 		server.WithListener(listener),
 		server.WithServerBasicInfo(&rpcinfo.EndpointBasicInfo{ServiceName: etcd.Service}),
 		server.WithExitSignal(func() <-chan error { return nil }), // run stops it
@@ -88,6 +89,7 @@ func run(ctx context.Context, args []string) error {
 	serving := make(chan error, 2)
 	go func() { serving <- srv.Run() }()
 	defer srv.Stop()
+	defer endStreams() // for which Stop would wait
 
 	registration := registry.Register(etcdConfig, cfg.Advertise, listener.Addr().(*net.TCPAddr))
 	defer registration.Deregister(cfg.LeaveWait)

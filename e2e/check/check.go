@@ -38,10 +38,13 @@ type Options struct {
 	// Patience is how long a message with a key is sent again after a failure; 0 is
 	// not at all.
 	Patience time.Duration
-	Repeats  int    // of a hundred acknowledged messages with a key, how many are sent again
-	Pollers  int    // that follow the chats forward, each its share of them
-	Readers  int    // that page chats backward
-	Seed     uint64 // of what is chosen at random: chats, keys, repeats
+	Repeats  int // of a hundred acknowledged messages with a key, how many are sent again
+	Pollers  int // that follow the chats forward, each its share of them
+	// Wait is how long a poller's pull waits for news, in whole seconds; with 0 it asks again
+	// and again.
+	Wait    time.Duration
+	Readers int    // that page chats backward
+	Seed    uint64 // of what is chosen at random: chats, keys, repeats
 
 	// Progress is told how it goes, a line a second; nil is not.
 	Progress io.Writer
@@ -74,7 +77,7 @@ type message struct {
 type Request struct {
 	At     time.Time // when it ended
 	Took   time.Duration
-	Call   string // "send" or "pull"
+	Call   string // "send", "pull" or, of a pull that waits, "wait"
 	Chat   string
 	Status int    // 0 for a broken connection
 	Err    string `json:",omitempty"`
@@ -279,11 +282,18 @@ func numberOf(s string) int {
 // errRefused is the error of a request that is answered with 4xx.
 var errRefused = errors.New("refused")
 
-// pull pulls a page once.
-func (r *run) pull(q query) (page, error) {
+// pull pulls a page once. It fails where ctx ends.
+func (r *run) pull(ctx context.Context, q query) (page, error) {
 	began := time.Now()
-	p, status, err := r.client.pull(q)
-	r.note("pull", q.chat, began, status, err)
+	p, status, err := r.client.pull(ctx, q)
+	if ctx.Err() != nil { // the checker gave up, for which nobody is to blame
+		return page{}, ctx.Err()
+	}
+	call := "pull"
+	if q.wait > 0 {
+		call = "wait"
+	}
+	r.note(call, q.chat, began, status, err)
 	switch {
 	case err != nil:
 		return page{}, fmt.Errorf("pulling %s: %w", q.chat, err)
@@ -298,7 +308,7 @@ func (r *run) pull(q query) (page, error) {
 // pullServed pulls a page, again and again until it is served or refused, or ctx ends.
 func (r *run) pullServed(ctx context.Context, q query) (page, error) {
 	for {
-		p, err := r.pull(q)
+		p, err := r.pull(ctx, q)
 		if err == nil || errors.Is(err, errRefused) {
 			return p, err
 		}

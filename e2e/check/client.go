@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,9 @@ import (
 	"time"
 )
 
+// timeout is how long the answer to a request may take that does not wait.
+const timeout = 30 * time.Second
+
 // client speaks to one of the gateways, until that closes its connections.
 type client struct {
 	urls    []string
@@ -24,7 +28,6 @@ type client struct {
 
 func newClient(o Options) client {
 	return client{o.URLs, cmp.Or(o.Dials, len(o.URLs)), new(atomic.Uint64), &http.Client{
-		Timeout:   30 * time.Second,
 		Transport: &http.Transport{MaxIdleConnsPerHost: 1000, DisableKeepAlives: o.Unkept},
 	}}
 }
@@ -50,20 +53,27 @@ func (c client) send(chat, text, sender, key string) (status int, err error) {
 	if key != "" {
 		header.Set("Idempotency-Key", key)
 	}
-	status, _, err = c.do(http.MethodPost, "/api/send", header, body)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	status, _, err = c.do(ctx, http.MethodPost, "/api/send", header, body)
 	return status, err
 }
 
 type query struct {
-	chat                 string
-	cursor, limit, total int
-	reverse              bool
+	chat                       string
+	cursor, limit, total, wait int
+	reverse                    bool
 }
 
 // pull pulls a page, which is there where the status is 200 and err is nil.
-func (c client) pull(q query) (p page, status int, err error) {
+func (c client) pull(ctx context.Context, q query) (p page, status int, err error) {
 	path := fmt.Sprintf("/api/pull?chat=%s&cursor=%d&limit=%d&reverse=%t&total=%d", url.QueryEscape(q.chat), q.cursor, q.limit, q.reverse, q.total)
-	status, body, err := c.do(http.MethodGet, path, http.Header{}, nil)
+	ctx, cancel := context.WithTimeout(ctx, timeout+time.Duration(q.wait)*time.Second)
+	defer cancel()
+	if q.wait > 0 {
+		path += fmt.Sprintf("&wait=%d", q.wait)
+	}
+	status, body, err := c.do(ctx, http.MethodGet, path, http.Header{}, nil)
 	if err == nil && status == http.StatusOK {
 		err = json.Unmarshal(body, &p)
 	}
@@ -73,11 +83,11 @@ func (c client) pull(q query) (p page, status int, err error) {
 // do makes a request of the current gateway or, where that accepts no connection,
 // of the next, which is the current one from then on. It is too once an answer is
 // said to be the last of its connection, as those of a stopping gateway are.
-func (c client) do(method, path string, header http.Header, body []byte) (status int, answer []byte, err error) {
+func (c client) do(ctx context.Context, method, path string, header http.Header, body []byte) (status int, answer []byte, err error) {
 	for range c.dials {
 		current := c.current.Load()
 		var last bool
-		status, answer, last, err = c.once(method, c.urls[current%uint64(len(c.urls))]+path, header, body)
+		status, answer, last, err = c.once(ctx, method, c.urls[current%uint64(len(c.urls))]+path, header, body)
 		dialing := new(net.OpError)
 		refused := errors.As(err, &dialing) && dialing.Op == "dial"
 		if refused || last {
@@ -90,8 +100,8 @@ func (c client) do(method, path string, header http.Header, body []byte) (status
 	return status, answer, err
 }
 
-func (c client) once(method, url string, header http.Header, body []byte) (status int, answer []byte, last bool, err error) {
-	req, err := http.NewRequest(method, url, bytes.NewReader(body))
+func (c client) once(ctx context.Context, method, url string, header http.Header, body []byte) (status int, answer []byte, last bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, false, err
 	}

@@ -3,13 +3,16 @@ package check
 import (
 	"context"
 	"math/rand/v2"
+	"sync"
 	"time"
 )
 
 // poller follows its share of the chats forward, by next_cursor.
 type poller struct {
 	*run
-	chats   []int
+	chats []int
+
+	mu      sync.Mutex     // where it waits, each of its chats has a goroutine
 	cursors map[int]int    // of each chat: where it asks next
 	seen    map[int][]seen // of each chat: its messages, as they came
 	back    int            // how often a chat was found shorter than it had been
@@ -29,25 +32,58 @@ func newPoller(r *run, n int) *poller {
 // follow polls until ctx ends. A chat that cannot be pulled is asked again in the next
 // round: it keeps nobody from following the others.
 func (p *poller) follow(ctx context.Context) {
+	pull := func(q query) (page, error) { return p.pull(ctx, q) }
+	if p.Wait > 0 {
+		var all sync.WaitGroup
+		for _, chat := range p.chats {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					began, before := time.Now(), p.cursor(chat)
+					_, err := p.poll(chat, p.Wait, pull)
+					nothing := err != nil || p.cursor(chat) == before
+					if nothing && time.Since(began) < retryPause { // as servers that do not know wait
+						sleep(ctx, retryPause)
+					}
+				}
+			})
+		}
+		all.Wait()
+		return
+	}
 	for ctx.Err() == nil {
 		for _, chat := range p.chats {
-			p.poll(chat, p.pull)
-			select {
-			case <-ctx.Done():
+			p.poll(chat, 0, pull)
+			sleep(ctx, 5*time.Millisecond)
+			if ctx.Err() != nil {
 				return
-			case <-time.After(5 * time.Millisecond):
 			}
 		}
 	}
 }
 
-// poll asks for what follows in a chat.
-func (p *poller) poll(chat int, pull func(query) (page, error)) (more bool) {
-	cursor := p.cursors[chat]
-	got, err := pull(query{chat: p.chat(chat), cursor: cursor, limit: 100})
-	if err != nil {
-		return false
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
+}
+
+func (p *poller) cursor(chat int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cursors[chat]
+}
+
+// poll asks for what follows in a chat, which may wait.
+func (p *poller) poll(chat int, wait time.Duration, pull func(query) (page, error)) (more bool, err error) {
+	cursor := p.cursor(chat)
+	got, err := pull(query{chat: p.chat(chat), cursor: cursor, limit: 100, wait: int(wait.Seconds())})
+	if err != nil {
+		return false, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if got.Total < cursor {
 		p.back++
 	}
@@ -56,7 +92,7 @@ func (p *poller) poll(chat int, pull func(query) (page, error)) (more bool) {
 	}
 	p.polled.Add(int64(len(got.Messages)))
 	p.cursors[chat] = got.NextCursor
-	return got.HasMore
+	return got.HasMore, nil
 }
 
 // catchUp polls on to the end of each chat, as it is known now.
@@ -65,7 +101,8 @@ func (p *poller) catchUp(all [][]stored) {
 	defer cancel()
 	pull := func(q query) (page, error) { return p.pullServed(ctx, q) }
 	for _, chat := range p.chats {
-		for p.cursors[chat] < len(all[chat]) && p.poll(chat, pull) {
+		for more := true; more && p.cursors[chat] < len(all[chat]); {
+			more, _ = p.poll(chat, 0, pull)
 		}
 	}
 }
@@ -94,7 +131,7 @@ func (r *reader) read(ctx context.Context) {
 		}
 		s := sweep{chat: r.random.IntN(r.Chats)}
 		for more := true; more && len(s.numbers) < 60; {
-			got, err := r.pull(query{chat: r.chat(s.chat), cursor: len(s.numbers), limit: 20, total: s.total, reverse: true})
+			got, err := r.pull(ctx, query{chat: r.chat(s.chat), cursor: len(s.numbers), limit: 20, total: s.total, reverse: true})
 			if err != nil {
 				break
 			}

@@ -381,8 +381,9 @@ Commit %s, Kubernetes %s, %d nodes for pods. Applied to an empty namespace, im w
 server, all ready, after %.0f.
 
 "Wrong" counts messages out of order and gaps or repeats that a follower saw; the pause is the longest time, in seconds, in which no message
-was acknowledged; the last column has the pods of http-server, then of rpc-server, on each node in the end. Requests may fail while Redis is replaced, and then with 503 alone. Where servers die without notice, requests under way there may
-break, and connections are refused until the Service has forgotten them: the checker opens another one.
+was acknowledged; the last column has the pods of http-server, then of rpc-server, on each node in the end. Requests may fail while Redis
+is replaced, and then with 503 alone. Where servers die without notice, requests under way there may break, and connections are refused
+until the Service has forgotten them: the checker opens another one.
 
 | what | seconds | acknowledged | unknown | lost | twice | wrong | failed requests | pause | pods |
 |---|---|---|---|---|---|---|---|---|---|

@@ -57,6 +57,7 @@ type balancer struct {
 type instance struct {
 	discovery.Instance
 	batches bool // whether it serves SendMany and PullMany
+	hints   bool // whether it serves Listen and Totals
 
 	// The balancer's mu guards these.
 	inFlight [methods][2]int // batches that are tried for the first time, and again
@@ -111,9 +112,10 @@ func (b *balancer) update(found []discovery.Instance) {
 	b.asked, b.known = true, nil
 	for _, f := range found {
 		_, batches := f.Tag(rpc.TAG_BATCHES)
+		_, hints := f.Tag(rpc.TAG_HINTS)
 		i := before[f.Address().String()]
-		if i == nil || i.batches != batches {
-			i = &instance{Instance: f, batches: batches}
+		if i == nil || i.batches != batches || i.hints != hints {
+			i = &instance{Instance: f, batches: batches, hints: hints}
 		}
 		b.known = append(b.known, i)
 	}
@@ -184,6 +186,26 @@ func (b *balancer) choose(tried []*instance, room func(*instance) bool) *instanc
 		}
 	}
 	return nil
+}
+
+// counting returns an rpc-server that counts chats: nil if none is known.
+func (b *balancer) counting() *instance {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.choose(nil, func(i *instance) bool { return i.hints })
+}
+
+// listeners returns the addresses of the rpc-servers that give hints.
+func (b *balancer) listeners() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []string
+	for _, i := range b.known {
+		if i.hints {
+			all = append(all, i.Address().String())
+		}
+	}
+	return all
 }
 
 // observe takes the outcome of an attempt, and returns err as the caller is told it.

@@ -5,6 +5,7 @@ package backend
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/cloudwego/kitex/client"
@@ -31,6 +32,8 @@ type Client struct {
 	resolver *resolver
 	sends    *batcher[*rpc.SendRequest, *rpc.SendResponse]
 	pulls    *batcher[*rpc.PullRequest, *rpc.PullResponse]
+	waits    *waits
+	streams  *streams
 	metrics  *metrics
 	permits  chan struct{} // has an element for each call that is under way
 }
@@ -45,6 +48,8 @@ func Dial(ctx context.Context, connect func() (discovery.Resolver, error), timeo
 	}
 	c.resolver = newResolver(c.balancer, connect)
 	go c.resolver.watch(ctx)
+	go c.streams.keep(ctx)
+	go c.waits.check(ctx)
 	return c, nil
 }
 
@@ -67,6 +72,20 @@ func newClient(timeout time.Duration, maxInFlight int) (*Client, error) {
 		_, err := kitex.Pull(withInstance(i), &rpc.PullRequest{})
 		return err
 	})
+	c.waits = newWaits(func(ctx context.Context, chats []string) ([]int64, error) {
+		i := c.balancer.counting()
+		if i == nil {
+			return nil, errNoTotals
+		}
+		totals, err := kitex.Totals(withInstance(i), chats)
+		if err == nil && len(totals) != len(chats) {
+			err = fmt.Errorf("%d counts of %d chats", len(totals), len(chats))
+		}
+		return totals, c.balancer.observe(i, err)
+	})
+	if c.streams, err = newStreams(c.waits, c.balancer); err != nil {
+		return nil, err
+	}
 	c.sends = &batcher[*rpc.SendRequest, *rpc.SendResponse]{
 		method: methodSend, balancer: c.balancer, metrics: m, budget: timeout, maxQueue: maxInFlight,
 		one: kitex.Send, many: kitex.SendMany,
@@ -121,9 +140,22 @@ func observed[Req request, Resp response](ctx context.Context, c *Client, b *bat
 // Checks returns the checks of the rpc-servers and of etcd.
 func (c *Client) Checks() []*admin.Check {
 	return []*admin.Check{
-		{Name: "rpc-servers", Required: true, Run: c.reach, About: func() any { return c.balancer.instances() }},
+		{Name: "rpc-servers", Required: true, Run: c.reach, About: c.instances},
 		{Name: "etcd", Run: c.resolver.check, About: func() any { return map[string]float64{"resolve_age_seconds": c.resolver.age().Seconds()} }},
 	}
+}
+
+// instances returns how each rpc-server does, and whether its stream is open.
+func (c *Client) instances() any {
+	type state struct {
+		health
+		Hints bool `json:"hints"`
+	}
+	all := []state{}
+	for _, h := range c.balancer.instances() {
+		all = append(all, state{h, c.waits.listensTo(h.Address)})
+	}
+	return all
 }
 
 // reach asks whether an rpc-server answers: it wants a page of no chat, to which any Code is

@@ -68,7 +68,17 @@ func (c *Client) Collectors() []prometheus.Collector {
 		}
 		return n
 	}
+	listening := func() (n float64) {
+		for _, i := range c.balancer.instances() {
+			if c.waits.listensTo(i.Address) {
+				n++
+			}
+		}
+		return n
+	}
 	return []prometheus.Collector{
+		c.waits.metrics.hints, c.waits.metrics.looks,
+		gauge("rpc_client_streams", "rpc-servers whose stream is open, on which they give hints.", listening),
 		c.metrics.calls, c.metrics.callDuration, c.metrics.queueDuration, c.metrics.batchCalls, c.balancer.attempts,
 		gauge("rpc_client_instances_known", "rpc-servers that etcd named last.", func() float64 { return float64(len(c.balancer.instances())) }),
 		gauge("rpc_client_instances_set_aside", "rpc-servers that are ejected, since they failed several times in a row, or refuse what others serve.", ejected),

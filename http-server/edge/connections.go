@@ -138,7 +138,8 @@ func (s *Connections) serve(ctx context.Context, _ hertzConn, next network.OnDat
 	c.silence.Stop()
 	defer c.answered()
 	c.SetReadTimeout(s.readTimeout)
-	return next(ctx, c)
+	c.left = ctx.Done()
+	return next(context.WithoutCancel(ctx), c) // who leaves ends no call that others may share
 }
 
 // serveTLS is called at once, and its connection ends when it returns.
@@ -169,8 +170,9 @@ type hertzConn interface {
 type conn struct {
 	hertzConn
 	writeTimeout time.Duration
-	since        atomic.Int64 // Unix nanoseconds: when it began what it does or waits for
-	silence      *time.Timer  // closes it if no byte comes; with TLS, a deadline does
+	since        atomic.Int64    // Unix nanoseconds: when it began what it does or waits for
+	silence      *time.Timer     // closes it if no byte comes; with TLS, a deadline does
+	left         <-chan struct{} // closed when the client closes, or half-closes; nil with TLS, where nobody tells
 	onAnswer     []func()
 	// betweenRequests is whether an empty line may come before what is read next.
 	betweenRequests bool

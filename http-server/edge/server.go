@@ -31,5 +31,6 @@ func NewServer(listener net.Listener, https *tls.Config, connections *Connection
 		server.WithRedirectTrailingSlash(false),
 		server.WithDisableDefaultContentType(true),
 		server.WithDisablePrintRoute(true),
+		server.WithSenseClientDisconnection(https == nil), // with TLS, it would read on during each request
 	)
 }

@@ -188,6 +188,7 @@ var types = map[string]string{
 	"limit":    "an integer of 32 bits",
 	"reverse":  "true or false",
 	"total":    "an integer of 64 bits",
+	"wait":     "an integer of 32 bits",
 }
 
 func wrongType(field string) error {
@@ -204,9 +205,10 @@ func decodeQuery(query string, req *api.PullRequest) error {
 	parse := map[string]func(string) error{
 		"chat":    func(s string) error { req.Chat = s; return nil },
 		"cursor":  func(s string) (err error) { req.Cursor, err = strconv.ParseInt(s, 10, 64); return },
-		"limit":   func(s string) error { n, err := strconv.ParseInt(s, 10, 32); req.Limit = int32(n); return err },
+		"limit":   func(s string) (err error) { req.Limit, err = parseInt32(s); return },
 		"reverse": func(s string) (err error) { req.Reverse, err = parseBool(s); return },
 		"total":   func(s string) (err error) { req.Total, err = strconv.ParseInt(s, 10, 64); return },
+		"wait":    func(s string) (err error) { req.Wait, err = parseInt32(s); return },
 	}
 	for name, given := range values {
 		switch {
@@ -218,6 +220,11 @@ func decodeQuery(query string, req *api.PullRequest) error {
 		}
 	}
 	return nil
+}
+
+func parseInt32(s string) (int32, error) {
+	n, err := strconv.ParseInt(s, 10, 32)
+	return int32(n), err
 }
 
 // parseBool knows JSON's words alone, unlike strconv.ParseBool.

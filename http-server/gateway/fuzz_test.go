@@ -468,7 +468,7 @@ func requirePage(t *testing.T, req *http.Request, body []byte, contentType strin
 
 // echo is an rpc-server whose pages show what they were asked for. Like the real
 // one it takes no chat that is not UTF-8.
-type echo struct{}
+type echo struct{ *backendtest.Server }
 
 func (*echo) Send(_ context.Context, req *rpc.SendRequest) (*rpc.SendResponse, error) {
 	if !utf8.ValidString(req.Message.Chat) {
@@ -502,7 +502,7 @@ func (e *echo) PullMany(ctx context.Context, reqs []*rpc.PullRequest) ([]*rpc.Pu
 func serveEcho(f *testing.F) string {
 	f.Helper()
 	front := backendtest.Listen(f)
-	gw := newGateway(front, dial(f, 20*time.Second, backendtest.Serve(f, &echo{})), wide())
+	gw := newGateway(front, dial(f, 20*time.Second, backendtest.Serve(f, &echo{backendtest.New()})), wide())
 	go gw.Run()
 	f.Cleanup(func() { gw.Shutdown(context.Background()) })
 	base := "http://" + front.Addr().String()

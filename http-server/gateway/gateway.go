@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
@@ -26,6 +28,8 @@ import (
 type Backend interface {
 	Send(context.Context, *rpc.SendRequest) (*rpc.SendResponse, error)
 	Pull(context.Context, *rpc.PullRequest) (*rpc.PullResponse, error)
+	// Wait returns who is told when there may be news of a chat.
+	Wait(ctx context.Context, chat string) *backend.Waiter
 }
 
 // Options are what a Gateway is made with.
@@ -37,25 +41,35 @@ type Options struct {
 	CORSOrigins  []string // whose pages may use the service; "*" is every page
 	TLS          bool     // whether clients speak TLS
 	Tracing      bool     // whether requests have spans
+	MaxWaiters   int      // requests whose answers are held back at a time
 	// Stopping ends when the server begins to stop: each answer is then the last of its
-	// connection.
-	Stopping context.Context
+	// connection. Those that are held back are given within LeaveWait, at random moments.
+	Stopping  context.Context
+	LeaveWait time.Duration
 }
 
 // Gateway answers HTTP requests.
 type Gateway struct {
 	Options
 	metrics *metrics
+	waiters chan struct{}    // has an element for each request that waits
+	looks   chan struct{}    // has an element for each of them that looks again
+	stopsAt func() time.Time // returns when LeaveWait is over, once the server stops
 }
 
 // New returns a Gateway, whose routes are yet to be added to a server.
 func New(o Options) *Gateway {
-	return &Gateway{o, newMetrics()}
+	g := &Gateway{
+		Options: o, metrics: newMetrics(), waiters: make(chan struct{}, o.MaxWaiters), looks: make(chan struct{}, maxLooks),
+		stopsAt: sync.OnceValue(func() time.Time { return time.Now().Add(o.LeaveWait) }),
+	}
+	context.AfterFunc(o.Stopping, func() { g.stopsAt() })
+	return g
 }
 
 // Collectors are the metrics of the requests.
 func (g *Gateway) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{g.metrics.requests, g.metrics.duration, g.metrics.inFlight, g.metrics.shed}
+	return []prometheus.Collector{g.metrics.requests, g.metrics.duration, g.metrics.inFlight, g.metrics.shed, g.metrics.waiters, g.metrics.waitDelivery}
 }
 
 // Route adds the routes to a server.
@@ -130,14 +144,20 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 	if err := caller.mayPull(req.Chat); err != nil {
 		return err
 	}
+	if err := checkWait(&req); err != nil {
+		return err
+	}
 	if c.IsHead() { // no rpc-server is asked for what is not sent
 		c.SetContentType(answerFormat(c).mediaType())
 		return nil
 	}
-	resp, err := g.Backend.Pull(ctx, &rpc.PullRequest{
-		Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
-	})
-	if err := failure(resp, err); err != nil {
+	var resp *rpc.PullResponse
+	if req.Wait == 0 {
+		resp, err = g.look(ctx, &req)
+	} else {
+		resp, err = g.await(ctx, c, &req, caller.until)
+	}
+	if err != nil {
 		return err
 	}
 	page := &api.PullResponse{
@@ -176,7 +196,7 @@ func (g *Gateway) handle(f func(context.Context, *app.RequestContext) error) app
 		if err == nil {
 			return
 		}
-		if errors.Is(err, backend.ErrOverload) || errors.Is(err, edge.ErrNoRoom) {
+		if errors.Is(err, backend.ErrOverload) || errors.Is(err, edge.ErrNoRoom) || errors.Is(err, errWaiters) {
 			g.metrics.shed.Inc()
 		}
 		refuse(ctx, c, err)

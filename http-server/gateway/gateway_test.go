@@ -72,19 +72,24 @@ type bounds struct {
 	idle        time.Duration
 	buffers     *edge.Buffers
 	origins     []string // for CORS
+	waiters     int
+	stopping    context.Context
+	leaveWait   time.Duration
 }
 
 // wide are bounds that no test meets by chance.
 func wide() bounds {
-	return bounds{connections: edge.NewConnections(1000, time.Minute, time.Minute), idle: time.Minute, buffers: edge.NewBuffers(64 << 20)}
+	return bounds{
+		connections: edge.NewConnections(1000, time.Minute, time.Minute), idle: time.Minute, buffers: edge.NewBuffers(64 << 20),
+		waiters: 500, stopping: context.Background(),
+	}
 }
 
 func serveBounded(t *testing.T, client Backend, b bounds) string {
 	t.Helper()
 	l := backendtest.Listen(t)
 	gw := newGateway(l, client, b)
-	go gw.Run()
-	t.Cleanup(func() { gw.Shutdown(context.Background()) })
+	go gw.Run() // until the process ends, as backendtest.Serve
 	base := "http://" + l.Addr().String()
 	if b.https != nil {
 		return strings.Replace(base, "http:", "https:", 1)
@@ -103,7 +108,8 @@ func serveBounded(t *testing.T, client Backend, b bounds) string {
 func newGateway(l net.Listener, client Backend, b bounds) *hertz.Hertz {
 	srv := edge.NewServer(l, b.https, b.connections, b.idle, 10*time.Millisecond)
 	New(Options{
-		Backend: client, Auth: b.auth, MaxBodyBytes: 1 << 20, Buffers: b.buffers, CORSOrigins: b.origins, TLS: b.https != nil, Stopping: context.Background(),
+		Backend: client, Auth: b.auth, MaxBodyBytes: 1 << 20, Buffers: b.buffers, CORSOrigins: b.origins, TLS: b.https != nil,
+		MaxWaiters: b.waiters, Stopping: b.stopping, LeaveWait: b.leaveWait,
 	}).Route(srv.Engine)
 	return srv
 }

@@ -76,7 +76,7 @@ func problemOf(err error) *problem {
 		return p
 	case errors.Is(err, backend.ErrLate):
 		return late(err)
-	case errors.Is(err, backend.ErrUnavailable), errors.Is(err, backend.ErrOverload), errors.Is(err, edge.ErrNoRoom):
+	case errors.Is(err, backend.ErrUnavailable), errors.Is(err, backend.ErrOverload), errors.Is(err, edge.ErrNoRoom), errors.Is(err, errWaiters):
 		return unavailable(err)
 	}
 	return newProblem(http.StatusInternalServerError, "the service has a defect, which its log describes", err)

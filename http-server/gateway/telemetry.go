@@ -21,6 +21,9 @@ type metrics struct {
 	duration *prometheus.HistogramVec // by route
 	inFlight prometheus.Gauge
 	shed     prometheus.Counter
+	waiters  prometheus.Gauge
+	// waitDelivery is from when a message was stored to when who waited for it is answered.
+	waitDelivery prometheus.Histogram
 }
 
 func newMetrics() *metrics {
@@ -29,10 +32,15 @@ func newMetrics() *metrics {
 			Name: "http_requests_total", Help: "Requests answered, by route, method and status. An unknown path or method is \"none\".",
 		}, []string{"route", "method", "status"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "http_request_duration_seconds", Help: "Time to answer a request.", Buckets: prometheus.ExponentialBuckets(0.00025, 2, 13),
+			Name: "http_request_duration_seconds", Help: "Time to answer a request that did not wait.", Buckets: prometheus.ExponentialBuckets(0.00025, 2, 13),
 		}, []string{"route"}),
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{Name: "http_requests_in_flight", Help: "Requests that are being served."}),
-		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "http_requests_shed_total", Help: "Requests refused because of MAX_IN_FLIGHT or MAX_BUFFER_BYTES."}),
+		shed:     prometheus.NewCounter(prometheus.CounterOpts{Name: "http_requests_shed_total", Help: "Requests refused because of MAX_IN_FLIGHT, MAX_BUFFER_BYTES or MAX_WAITERS."}),
+		waiters:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "http_waiters", Help: "Requests whose answers are held back until there is something new."}),
+		waitDelivery: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "http_wait_delivery_seconds", Help: "Time from when a message was stored, by Redis's clock, to when a request that waited for it is answered because of a hint.",
+			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 17),
+		}),
 	}
 }
 
@@ -44,11 +52,28 @@ func (m *metrics) observe(ctx context.Context, c *app.RequestContext) {
 	c.Next(ctx)
 	took := time.Since(began)
 	route, method := routeOf(c)
-	m.duration.WithLabelValues(route).Observe(took.Seconds())
+	if _, waited := c.Get(waitedKey); !waited {
+		m.duration.WithLabelValues(route).Observe(took.Seconds())
+	}
 	m.requests.WithLabelValues(route, method, strconv.Itoa(c.Response.StatusCode())).Inc()
 	if slog.Default().Enabled(ctx, slog.LevelDebug) {
 		slog.DebugContext(ctx, "answered", "method", method, "path", string(c.Path()),
 			"status", c.Response.StatusCode(), "took", took.String())
+	}
+}
+
+// waitedKey is under which a request has that its answer was held back: that is no time that
+// the service took.
+const waitedKey = "waited"
+
+// wait counts a request whose answer is held back, until done is called.
+func (m *metrics) wait(c *app.RequestContext) (done func()) {
+	c.Set(waitedKey, true)
+	m.waiters.Inc()
+	m.inFlight.Dec()
+	return func() {
+		m.waiters.Dec()
+		m.inFlight.Inc()
 	}
 }
 

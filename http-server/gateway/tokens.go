@@ -24,6 +24,7 @@ import (
 type Auth struct {
 	parser *jwt.Parser
 	key    any
+	leeway time.Duration
 }
 
 // NewAuth accepts the tokens that are signed with the secret, by HMAC, or with the private
@@ -59,7 +60,7 @@ func NewAuth(secret, publicKey []byte, audience, issuer string, leeway time.Dura
 	if audience != "" {
 		options = append(options, jwt.WithAudience(audience))
 	}
-	return &Auth{jwt.NewParser(options...), key}, nil
+	return &Auth{jwt.NewParser(options...), key, leeway}, nil
 }
 
 // hmacKey is the secret that a file holds.
@@ -102,7 +103,8 @@ func verifyingKey(file []byte) (key any, alg string, err error) {
 // caller is who makes a request.
 type caller struct {
 	name   string
-	anyone bool // nobody asks who it is
+	anyone bool      // nobody asks who it is
+	until  time.Time // when the token ends, leeway included; zero is never
 }
 
 // caller reads the token of a request. The error is a problem, and then the answer says
@@ -129,7 +131,7 @@ func (a *Auth) caller(c *app.RequestContext) (caller, error) {
 		c.Header("WWW-Authenticate", `Bearer error="invalid_token"`)
 		return caller{}, newProblem(http.StatusUnauthorized, tokenFault(err), err)
 	}
-	return caller{name: claims.Subject}, nil
+	return caller{name: claims.Subject, until: claims.ExpiresAt.Add(a.leeway)}, nil
 }
 
 var (

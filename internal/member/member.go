@@ -17,3 +17,15 @@ func Fold(name string) string {
 		return letter
 	}, name)
 }
+
+// Pair returns the folded names of two members in the one order that all their chats have.
+func Pair(a, b string) (first, second string) {
+	a, b = Fold(a), Fold(b)
+	return min(a, b), max(a, b)
+}
+
+// Room returns the one name of the chat of two members: their Pair, joined by a colon.
+func Room(a, b string) string {
+	first, second := Pair(a, b)
+	return first + ":" + second
+}

@@ -60,9 +60,12 @@ func ParseRoom(chat string) (Room, error) {
 	if len(a) > MaxMember || len(b) > MaxMember {
 		return Room{}, invalid("chat: a member has more than %d bytes: %s", MaxMember, quote(chat))
 	}
-	a, b = member.Fold(a), member.Fold(b)
-	return Room{[2]string{min(a, b), max(a, b)}}, nil
+	a, b = member.Pair(a, b)
+	return Room{[2]string{a, b}}, nil
 }
+
+// Members returns the names of the two, folded and sorted.
+func (r Room) Members() (first, second string) { return r.members[0], r.members[1] }
 
 // String is the room's one name: both members folded, sorted, joined by a colon.
 func (r Room) String() string { return r.members[0] + ":" + r.members[1] }
@@ -113,6 +116,9 @@ func NewMessage(chat, text, sender string, key *string, maxText int) (Message, e
 	}
 	return Message{room, id, sender, text}, nil
 }
+
+// Room is where the message is said.
+func (m Message) Room() Room { return m.room }
 
 // validKey knows 1 to 128 visible ASCII characters.
 func validKey(key string) bool {

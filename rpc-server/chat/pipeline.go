@@ -37,19 +37,22 @@ var (
 	errEjected     = errors.New("the master does not answer")
 )
 
-// command is a call of a script with one key.
+// command is a command with one key: a call of a script or, where that is empty, a count.
 type command struct {
 	redis.Cmder
+	key    string
 	script script
 	err    error // of the script, or of the replicas that it waits for
 	unit   *unit // nil if it was refused with err
 }
 
 func newCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s script, key string, args ...any) *command {
-	return &command{Cmder: newCmd(context.Background(), append([]any{"evalsha", s.hash, 1, key}, args...)...), script: s}
+	return &command{Cmder: newCmd(context.Background(), append([]any{"evalsha", s.hash, 1, key}, args...)...), key: key, script: s}
 }
 
-func (c *command) key() string { return c.Args()[3].(string) }
+func newCount(key string) *command {
+	return &command{Cmder: redis.NewIntCmd(context.Background(), "zcard", key), key: key}
+}
 
 // withSource has the script itself sent, in place of its hash.
 func (c *command) withSource() { c.Args()[0], c.Args()[1] = "eval", c.script.source }
@@ -77,7 +80,7 @@ type pipelines struct {
 func (p *pipelines) run(ctx context.Context, commands []*command) []error {
 	units := map[*line]*unit{}
 	for _, c := range commands {
-		server, err := p.master(ctx, c.key())
+		server, err := p.master(ctx, c.key)
 		if err != nil {
 			c.err = err
 			continue
@@ -101,7 +104,7 @@ func (p *pipelines) run(ctx context.Context, commands []*command) []error {
 
 // runApart runs a command in a pipeline of its own, at once.
 func (p *pipelines) runApart(ctx context.Context, c *command) error {
-	server, err := p.master(ctx, c.key())
+	server, err := p.master(ctx, c.key)
 	if err != nil {
 		return err
 	}
@@ -310,7 +313,7 @@ func (p *pipelines) exec(ctx context.Context, server *redis.Client, asking bool,
 			}
 			again[to] = append(again[to], c)
 		default:
-			if server, asking, ok := p.redirected(ctx, c.key(), c.err); ok {
+			if server, asking, ok := p.redirected(ctx, c.key, c.err); ok {
 				to := target{server, asking}
 				again[to] = append(again[to], c)
 			}

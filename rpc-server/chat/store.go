@@ -210,6 +210,23 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	return p.Page, err
 }
 
+// Totals counts the messages of rooms.
+func (s *Store) Totals(ctx context.Context, rooms ...Room) []Result[int64] {
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	commands := make([]*command, len(rooms))
+	for i, r := range rooms {
+		commands[i] = newCount(r.key())
+	}
+	results := make([]Result[int64], len(rooms))
+	for i, err := range s.pages.run(ctx, commands) {
+		if results[i].Err = s.failure(ctx, err); err == nil {
+			results[i].Value = commands[i].Cmder.(*redis.IntCmd).Val()
+		}
+	}
+	return results
+}
+
 // part is the beginning of a page, with the size of its members in bytes.
 type part struct {
 	Page

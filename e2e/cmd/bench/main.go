@@ -43,6 +43,7 @@ type config struct {
 	Base       string        `help:"Revision to compare this checkout with, side by side: it is built, too." xor:"base"`
 	BaseBin    string        `help:"Folder of the binaries to compare with, in place of a revision." xor:"base"`
 	Only       string        `help:"Measure nothing but the rows of that comparison whose names match this regular expression ('.' is all), and write no file."`
+	Waiters    bool          `help:"Measure nothing but clients that wait, and write no file."`
 	Out        string        `help:"File to write the results to, as Markdown; by default they are only printed."`
 	PGO        bool          `name:"pgo" help:"Measure nothing, but write default.pgo for the checkout in this folder: where the CPU time of both servers goes."`
 
@@ -136,6 +137,11 @@ func run(ctx context.Context, cfg config) error {
 		Bin: bin, Dir: dir, Logs: filepath.Join(dir, "logs"), RPCServers: cfg.RPCServers, Gateways: 1,
 		Settings: append([]string{"LEAVE_WAIT=0s", "DRAIN_TIMEOUT=1s", fmt.Sprintf("PPROF=%t", cfg.PGO)}, cfg.Settings...),
 	}
+	if cfg.Waiters {
+		text, err := wrk.waiters(ctx, cfg, options)
+		fmt.Print(text)
+		return err
+	}
 	if cfg.Only != "" {
 		text, err := wrk.besideBase(ctx, cfg, options, base)
 		fmt.Print(text)
@@ -200,7 +206,11 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	text += growth + cluster + secured
+	waiting, err := wrk.waiters(ctx, cfg, options)
+	if err != nil {
+		return err
+	}
+	text += growth + cluster + secured + waiting
 	if base.bin != "" {
 		beside, err := wrk.besideBase(ctx, cfg, options, base)
 		if err != nil {

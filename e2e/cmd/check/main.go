@@ -25,6 +25,7 @@ type config struct {
 	Patience time.Duration `default:"30s" help:"How long a message with an Idempotency-Key is sent again after a failure; 0 is not at all."`
 	Repeats  int           `default:"10" help:"Of a hundred acknowledged messages with an Idempotency-Key, how many are sent again."`
 	Pollers  int           `default:"4" help:"Pollers that follow the chats forward."`
+	Wait     time.Duration `default:"20s" help:"How long a poller's pull waits for news, in whole seconds; 0 asks again and again."`
 	Readers  int           `default:"2" help:"Readers that page chats backward."`
 	Seed     uint64        `default:"0" help:"Seed of what is chosen at random; 0 takes the time."`
 }
@@ -35,16 +36,19 @@ func main() {
 	if cfg.Seed == 0 {
 		cfg.Seed = uint64(time.Now().UnixNano())
 	}
-	if cfg.Duration <= 0 || cfg.Chats <= 0 || cfg.Writers <= 0 || cfg.Rate < 0 || cfg.Patience < 0 || cfg.Repeats < 0 || cfg.Pollers < 0 || cfg.Readers < 0 {
+	if cfg.Duration <= 0 || cfg.Chats <= 0 || cfg.Writers <= 0 || cfg.Rate < 0 || cfg.Patience < 0 || cfg.Repeats < 0 || cfg.Pollers < 0 || cfg.Wait < 0 || cfg.Readers < 0 {
 		fmt.Fprintln(os.Stderr, "duration, chats and writers must be more than 0, the others not negative")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	fmt.Println("seed", cfg.Seed)
+	if cfg.Wait > 0 {
+		fmt.Println("pollers wait for news, up to", cfg.Wait)
+	}
 	report, err := check.Run(ctx, check.Options{
 		URLs: cfg.URL, Duration: cfg.Duration, Chats: cfg.Chats, Writers: cfg.Writers, Rate: cfg.Rate,
-		Patience: cfg.Patience, Repeats: cfg.Repeats, Pollers: cfg.Pollers, Readers: cfg.Readers, Seed: cfg.Seed, Progress: os.Stdout,
+		Patience: cfg.Patience, Repeats: cfg.Repeats, Pollers: cfg.Pollers, Wait: cfg.Wait, Readers: cfg.Readers, Seed: cfg.Seed, Progress: os.Stdout,
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

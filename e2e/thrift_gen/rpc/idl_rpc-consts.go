@@ -20,6 +20,7 @@ var _ = time.Now
 var _ = bytes.Equal
 
 const TAG_BATCHES = "batches"
+const TAG_HINTS = "hints"
 const MSG_OVERLOAD = "the server has no room for more calls"
 
 func init() {

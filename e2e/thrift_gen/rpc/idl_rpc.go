@@ -1573,6 +1573,566 @@ func (p *PullResponse) String() string {
   return fmt.Sprintf("PullResponse(%+v)", *p)
 }
 
+// Attributes:
+//  - Added
+//  - Removed
+//  - Version
+type Interest struct {
+  Added []string `thrift:"Added,1,required" db:"Added" json:"Added"`
+  Removed []string `thrift:"Removed,2,required" db:"Removed" json:"Removed"`
+  Version int64 `thrift:"Version,3,required" db:"Version" json:"Version"`
+}
+
+func NewInterest() *Interest {
+  return &Interest{}
+}
+
+
+func (p *Interest) GetAdded() []string {
+  return p.Added
+}
+
+func (p *Interest) GetRemoved() []string {
+  return p.Removed
+}
+
+func (p *Interest) GetVersion() int64 {
+  return p.Version
+}
+func (p *Interest) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetAdded bool = false;
+  var issetRemoved bool = false;
+  var issetVersion bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetAdded = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetRemoved = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 3:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField3(ctx, iprot); err != nil {
+          return err
+        }
+        issetVersion = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetAdded{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Added is not set"));
+  }
+  if !issetRemoved{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Removed is not set"));
+  }
+  if !issetVersion{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Version is not set"));
+  }
+  return nil
+}
+
+func (p *Interest)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]string, 0, size)
+  p.Added =  tSlice
+  for i := 0; i < size; i ++ {
+var _elem2 string
+    if v, err := iprot.ReadString(ctx); err != nil {
+    return thrift.PrependError("error reading field 0: ", err)
+} else {
+    _elem2 = v
+}
+    p.Added = append(p.Added, _elem2)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *Interest)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]string, 0, size)
+  p.Removed =  tSlice
+  for i := 0; i < size; i ++ {
+var _elem3 string
+    if v, err := iprot.ReadString(ctx); err != nil {
+    return thrift.PrependError("error reading field 0: ", err)
+} else {
+    _elem3 = v
+}
+    p.Removed = append(p.Removed, _elem3)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *Interest)  ReadField3(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 3: ", err)
+} else {
+  p.Version = v
+}
+  return nil
+}
+
+func (p *Interest) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Interest"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+    if err := p.writeField3(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *Interest) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Added", thrift.LIST, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Added: ", p), err) }
+  if err := oprot.WriteListBegin(ctx, thrift.STRING, len(p.Added)); err != nil {
+    return thrift.PrependError("error writing list begin: ", err)
+  }
+  for _, v := range p.Added {
+    if err := oprot.WriteString(ctx, string(v)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T. (0) field write error: ", p), err) }
+  }
+  if err := oprot.WriteListEnd(ctx); err != nil {
+    return thrift.PrependError("error writing list end: ", err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Added: ", p), err) }
+  return err
+}
+
+func (p *Interest) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Removed", thrift.LIST, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Removed: ", p), err) }
+  if err := oprot.WriteListBegin(ctx, thrift.STRING, len(p.Removed)); err != nil {
+    return thrift.PrependError("error writing list begin: ", err)
+  }
+  for _, v := range p.Removed {
+    if err := oprot.WriteString(ctx, string(v)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T. (0) field write error: ", p), err) }
+  }
+  if err := oprot.WriteListEnd(ctx); err != nil {
+    return thrift.PrependError("error writing list end: ", err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Removed: ", p), err) }
+  return err
+}
+
+func (p *Interest) writeField3(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Version", thrift.I64, 3); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 3:Version: ", p), err) }
+  if err := oprot.WriteI64(ctx, int64(p.Version)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Version (3) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 3:Version: ", p), err) }
+  return err
+}
+
+func (p *Interest) Equals(other *Interest) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if len(p.Added) != len(other.Added) { return false }
+  for i, _tgt := range p.Added {
+    _src4 := other.Added[i]
+    if _tgt != _src4 { return false }
+  }
+  if len(p.Removed) != len(other.Removed) { return false }
+  for i, _tgt := range p.Removed {
+    _src5 := other.Removed[i]
+    if _tgt != _src5 { return false }
+  }
+  if p.Version != other.Version { return false }
+  return true
+}
+
+func (p *Interest) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("Interest(%+v)", *p)
+}
+
+// Attributes:
+//  - Hints
+//  - Version
+type Hints struct {
+  Hints []*Hint `thrift:"Hints,1,required" db:"Hints" json:"Hints"`
+  Version int64 `thrift:"Version,2,required" db:"Version" json:"Version"`
+}
+
+func NewHints() *Hints {
+  return &Hints{}
+}
+
+
+func (p *Hints) GetHints() []*Hint {
+  return p.Hints
+}
+
+func (p *Hints) GetVersion() int64 {
+  return p.Version
+}
+func (p *Hints) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetHints bool = false;
+  var issetVersion bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetHints = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetVersion = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetHints{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Hints is not set"));
+  }
+  if !issetVersion{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Version is not set"));
+  }
+  return nil
+}
+
+func (p *Hints)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]*Hint, 0, size)
+  p.Hints =  tSlice
+  for i := 0; i < size; i ++ {
+    _elem6 := &Hint{}
+    if err := _elem6.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem6), err)
+    }
+    p.Hints = append(p.Hints, _elem6)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *Hints)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 2: ", err)
+} else {
+  p.Version = v
+}
+  return nil
+}
+
+func (p *Hints) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Hints"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *Hints) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Hints", thrift.LIST, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Hints: ", p), err) }
+  if err := oprot.WriteListBegin(ctx, thrift.STRUCT, len(p.Hints)); err != nil {
+    return thrift.PrependError("error writing list begin: ", err)
+  }
+  for _, v := range p.Hints {
+    if err := v.Write(ctx, oprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", v), err)
+    }
+  }
+  if err := oprot.WriteListEnd(ctx); err != nil {
+    return thrift.PrependError("error writing list end: ", err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Hints: ", p), err) }
+  return err
+}
+
+func (p *Hints) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Version", thrift.I64, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Version: ", p), err) }
+  if err := oprot.WriteI64(ctx, int64(p.Version)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Version (2) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Version: ", p), err) }
+  return err
+}
+
+func (p *Hints) Equals(other *Hints) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if len(p.Hints) != len(other.Hints) { return false }
+  for i, _tgt := range p.Hints {
+    _src7 := other.Hints[i]
+    if !_tgt.Equals(_src7) { return false }
+  }
+  if p.Version != other.Version { return false }
+  return true
+}
+
+func (p *Hints) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("Hints(%+v)", *p)
+}
+
+// Attributes:
+//  - Room
+//  - Time
+type Hint struct {
+  Room string `thrift:"Room,1,required" db:"Room" json:"Room"`
+  Time int64 `thrift:"Time,2,required" db:"Time" json:"Time"`
+}
+
+func NewHint() *Hint {
+  return &Hint{}
+}
+
+
+func (p *Hint) GetRoom() string {
+  return p.Room
+}
+
+func (p *Hint) GetTime() int64 {
+  return p.Time
+}
+func (p *Hint) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetRoom bool = false;
+  var issetTime bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetRoom = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetTime = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetRoom{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Room is not set"));
+  }
+  if !issetTime{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Time is not set"));
+  }
+  return nil
+}
+
+func (p *Hint)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 1: ", err)
+} else {
+  p.Room = v
+}
+  return nil
+}
+
+func (p *Hint)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 2: ", err)
+} else {
+  p.Time = v
+}
+  return nil
+}
+
+func (p *Hint) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Hint"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *Hint) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Room", thrift.STRING, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Room: ", p), err) }
+  if err := oprot.WriteString(ctx, string(p.Room)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Room (1) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Room: ", p), err) }
+  return err
+}
+
+func (p *Hint) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Time", thrift.I64, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Time: ", p), err) }
+  if err := oprot.WriteI64(ctx, int64(p.Time)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Time (2) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Time: ", p), err) }
+  return err
+}
+
+func (p *Hint) Equals(other *Hint) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if p.Room != other.Room { return false }
+  if p.Time != other.Time { return false }
+  return true
+}
+
+func (p *Hint) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("Hint(%+v)", *p)
+}
+
 type IMService interface {
   // Parameters:
   //  - Req
@@ -1586,6 +2146,12 @@ type IMService interface {
   // Parameters:
   //  - Reqs
   PullMany(ctx context.Context, reqs []*PullRequest) (_r []*PullResponse, _err error)
+  // Parameters:
+  //  - Chats
+  Totals(ctx context.Context, chats []string) (_r []int64, _err error)
+  // Parameters:
+  //  - Interest
+  Listen(ctx context.Context, interest *Interest) (_r *Hints, _err error)
 }
 
 type IMServiceClient struct {
@@ -1626,17 +2192,17 @@ func (p *IMServiceClient) SetLastResponseMeta_(meta thrift.ResponseMeta) {
 // Parameters:
 //  - Req
 func (p *IMServiceClient) Send(ctx context.Context, req *SendRequest) (_r *SendResponse, _err error) {
-  var _args2 IMServiceSendArgs
-  _args2.Req = req
-  var _result4 IMServiceSendResult
-  var _meta3 thrift.ResponseMeta
-  _meta3, _err = p.Client_().Call(ctx, "Send", &_args2, &_result4)
-  p.SetLastResponseMeta_(_meta3)
+  var _args8 IMServiceSendArgs
+  _args8.Req = req
+  var _result10 IMServiceSendResult
+  var _meta9 thrift.ResponseMeta
+  _meta9, _err = p.Client_().Call(ctx, "Send", &_args8, &_result10)
+  p.SetLastResponseMeta_(_meta9)
   if _err != nil {
     return
   }
-  if _ret5 := _result4.GetSuccess(); _ret5 != nil {
-    return _ret5, nil
+  if _ret11 := _result10.GetSuccess(); _ret11 != nil {
+    return _ret11, nil
   }
   return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Send failed: unknown result")
 }
@@ -1644,17 +2210,17 @@ func (p *IMServiceClient) Send(ctx context.Context, req *SendRequest) (_r *SendR
 // Parameters:
 //  - Req
 func (p *IMServiceClient) Pull(ctx context.Context, req *PullRequest) (_r *PullResponse, _err error) {
-  var _args6 IMServicePullArgs
-  _args6.Req = req
-  var _result8 IMServicePullResult
-  var _meta7 thrift.ResponseMeta
-  _meta7, _err = p.Client_().Call(ctx, "Pull", &_args6, &_result8)
-  p.SetLastResponseMeta_(_meta7)
+  var _args12 IMServicePullArgs
+  _args12.Req = req
+  var _result14 IMServicePullResult
+  var _meta13 thrift.ResponseMeta
+  _meta13, _err = p.Client_().Call(ctx, "Pull", &_args12, &_result14)
+  p.SetLastResponseMeta_(_meta13)
   if _err != nil {
     return
   }
-  if _ret9 := _result8.GetSuccess(); _ret9 != nil {
-    return _ret9, nil
+  if _ret15 := _result14.GetSuccess(); _ret15 != nil {
+    return _ret15, nil
   }
   return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Pull failed: unknown result")
 }
@@ -1662,31 +2228,64 @@ func (p *IMServiceClient) Pull(ctx context.Context, req *PullRequest) (_r *PullR
 // Parameters:
 //  - Reqs
 func (p *IMServiceClient) SendMany(ctx context.Context, reqs []*SendRequest) (_r []*SendResponse, _err error) {
-  var _args10 IMServiceSendManyArgs
-  _args10.Reqs = reqs
-  var _result12 IMServiceSendManyResult
-  var _meta11 thrift.ResponseMeta
-  _meta11, _err = p.Client_().Call(ctx, "SendMany", &_args10, &_result12)
-  p.SetLastResponseMeta_(_meta11)
+  var _args16 IMServiceSendManyArgs
+  _args16.Reqs = reqs
+  var _result18 IMServiceSendManyResult
+  var _meta17 thrift.ResponseMeta
+  _meta17, _err = p.Client_().Call(ctx, "SendMany", &_args16, &_result18)
+  p.SetLastResponseMeta_(_meta17)
   if _err != nil {
     return
   }
-  return _result12.GetSuccess(), nil
+  return _result18.GetSuccess(), nil
 }
 
 // Parameters:
 //  - Reqs
 func (p *IMServiceClient) PullMany(ctx context.Context, reqs []*PullRequest) (_r []*PullResponse, _err error) {
-  var _args13 IMServicePullManyArgs
-  _args13.Reqs = reqs
-  var _result15 IMServicePullManyResult
-  var _meta14 thrift.ResponseMeta
-  _meta14, _err = p.Client_().Call(ctx, "PullMany", &_args13, &_result15)
-  p.SetLastResponseMeta_(_meta14)
+  var _args19 IMServicePullManyArgs
+  _args19.Reqs = reqs
+  var _result21 IMServicePullManyResult
+  var _meta20 thrift.ResponseMeta
+  _meta20, _err = p.Client_().Call(ctx, "PullMany", &_args19, &_result21)
+  p.SetLastResponseMeta_(_meta20)
   if _err != nil {
     return
   }
-  return _result15.GetSuccess(), nil
+  return _result21.GetSuccess(), nil
+}
+
+// Parameters:
+//  - Chats
+func (p *IMServiceClient) Totals(ctx context.Context, chats []string) (_r []int64, _err error) {
+  var _args22 IMServiceTotalsArgs
+  _args22.Chats = chats
+  var _result24 IMServiceTotalsResult
+  var _meta23 thrift.ResponseMeta
+  _meta23, _err = p.Client_().Call(ctx, "Totals", &_args22, &_result24)
+  p.SetLastResponseMeta_(_meta23)
+  if _err != nil {
+    return
+  }
+  return _result24.GetSuccess(), nil
+}
+
+// Parameters:
+//  - Interest
+func (p *IMServiceClient) Listen(ctx context.Context, interest *Interest) (_r *Hints, _err error) {
+  var _args25 IMServiceListenArgs
+  _args25.Interest = interest
+  var _result27 IMServiceListenResult
+  var _meta26 thrift.ResponseMeta
+  _meta26, _err = p.Client_().Call(ctx, "Listen", &_args25, &_result27)
+  p.SetLastResponseMeta_(_meta26)
+  if _err != nil {
+    return
+  }
+  if _ret28 := _result27.GetSuccess(); _ret28 != nil {
+    return _ret28, nil
+  }
+  return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Listen failed: unknown result")
 }
 
 type IMServiceProcessor struct {
@@ -1709,12 +2308,14 @@ func (p *IMServiceProcessor) ProcessorMap() map[string]thrift.TProcessorFunction
 
 func NewIMServiceProcessor(handler IMService) *IMServiceProcessor {
 
-  self16 := &IMServiceProcessor{handler:handler, processorMap:make(map[string]thrift.TProcessorFunction)}
-  self16.processorMap["Send"] = &iMServiceProcessorSend{handler:handler}
-  self16.processorMap["Pull"] = &iMServiceProcessorPull{handler:handler}
-  self16.processorMap["SendMany"] = &iMServiceProcessorSendMany{handler:handler}
-  self16.processorMap["PullMany"] = &iMServiceProcessorPullMany{handler:handler}
-return self16
+  self29 := &IMServiceProcessor{handler:handler, processorMap:make(map[string]thrift.TProcessorFunction)}
+  self29.processorMap["Send"] = &iMServiceProcessorSend{handler:handler}
+  self29.processorMap["Pull"] = &iMServiceProcessorPull{handler:handler}
+  self29.processorMap["SendMany"] = &iMServiceProcessorSendMany{handler:handler}
+  self29.processorMap["PullMany"] = &iMServiceProcessorPullMany{handler:handler}
+  self29.processorMap["Totals"] = &iMServiceProcessorTotals{handler:handler}
+  self29.processorMap["Listen"] = &iMServiceProcessorListen{handler:handler}
+return self29
 }
 
 func (p *IMServiceProcessor) Process(ctx context.Context, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
@@ -1725,12 +2326,12 @@ func (p *IMServiceProcessor) Process(ctx context.Context, iprot, oprot thrift.TP
   }
   iprot.Skip(ctx, thrift.STRUCT)
   iprot.ReadMessageEnd(ctx)
-  x17 := thrift.NewTApplicationException(thrift.UNKNOWN_METHOD, "Unknown function " + name)
+  x30 := thrift.NewTApplicationException(thrift.UNKNOWN_METHOD, "Unknown function " + name)
   oprot.WriteMessageBegin(ctx, name, thrift.EXCEPTION, seqId)
-  x17.Write(ctx, oprot)
+  x30.Write(ctx, oprot)
   oprot.WriteMessageEnd(ctx)
   oprot.Flush(ctx)
-  return false, x17
+  return false, x30
 
 }
 
@@ -1739,7 +2340,7 @@ type iMServiceProcessorSend struct {
 }
 
 func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err18 error
+  var _write_err31 error
   args := IMServiceSendArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -1785,21 +2386,21 @@ func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc19 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Send: " + err2.Error())
+    _exc32 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Send: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Send", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err18 = thrift.WrapTException(err2)
+      _write_err31 = thrift.WrapTException(err2)
     }
-    if err2 := _exc19.Write(ctx, oprot); _write_err18 == nil && err2 != nil {
-      _write_err18 = thrift.WrapTException(err2)
+    if err2 := _exc32.Write(ctx, oprot); _write_err31 == nil && err2 != nil {
+      _write_err31 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err18 == nil && err2 != nil {
-      _write_err18 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err31 == nil && err2 != nil {
+      _write_err31 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err18 == nil && err2 != nil {
-      _write_err18 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err31 == nil && err2 != nil {
+      _write_err31 = thrift.WrapTException(err2)
     }
-    if _write_err18 != nil {
-      return false, thrift.WrapTException(_write_err18)
+    if _write_err31 != nil {
+      return false, thrift.WrapTException(_write_err31)
     }
     return true, err
   } else {
@@ -1807,19 +2408,19 @@ func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Send", thrift.REPLY, seqId); err2 != nil {
-    _write_err18 = thrift.WrapTException(err2)
+    _write_err31 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err18 == nil && err2 != nil {
-    _write_err18 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err31 == nil && err2 != nil {
+    _write_err31 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err18 == nil && err2 != nil {
-    _write_err18 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err31 == nil && err2 != nil {
+    _write_err31 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err18 == nil && err2 != nil {
-    _write_err18 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err31 == nil && err2 != nil {
+    _write_err31 = thrift.WrapTException(err2)
   }
-  if _write_err18 != nil {
-    return false, thrift.WrapTException(_write_err18)
+  if _write_err31 != nil {
+    return false, thrift.WrapTException(_write_err31)
   }
   return true, err
 }
@@ -1829,7 +2430,7 @@ type iMServiceProcessorPull struct {
 }
 
 func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err20 error
+  var _write_err33 error
   args := IMServicePullArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -1875,21 +2476,21 @@ func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc21 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Pull: " + err2.Error())
+    _exc34 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Pull: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Pull", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err20 = thrift.WrapTException(err2)
+      _write_err33 = thrift.WrapTException(err2)
     }
-    if err2 := _exc21.Write(ctx, oprot); _write_err20 == nil && err2 != nil {
-      _write_err20 = thrift.WrapTException(err2)
+    if err2 := _exc34.Write(ctx, oprot); _write_err33 == nil && err2 != nil {
+      _write_err33 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err20 == nil && err2 != nil {
-      _write_err20 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err33 == nil && err2 != nil {
+      _write_err33 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err20 == nil && err2 != nil {
-      _write_err20 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err33 == nil && err2 != nil {
+      _write_err33 = thrift.WrapTException(err2)
     }
-    if _write_err20 != nil {
-      return false, thrift.WrapTException(_write_err20)
+    if _write_err33 != nil {
+      return false, thrift.WrapTException(_write_err33)
     }
     return true, err
   } else {
@@ -1897,19 +2498,19 @@ func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Pull", thrift.REPLY, seqId); err2 != nil {
-    _write_err20 = thrift.WrapTException(err2)
+    _write_err33 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err20 == nil && err2 != nil {
-    _write_err20 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err33 == nil && err2 != nil {
+    _write_err33 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err20 == nil && err2 != nil {
-    _write_err20 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err33 == nil && err2 != nil {
+    _write_err33 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err20 == nil && err2 != nil {
-    _write_err20 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err33 == nil && err2 != nil {
+    _write_err33 = thrift.WrapTException(err2)
   }
-  if _write_err20 != nil {
-    return false, thrift.WrapTException(_write_err20)
+  if _write_err33 != nil {
+    return false, thrift.WrapTException(_write_err33)
   }
   return true, err
 }
@@ -1919,7 +2520,7 @@ type iMServiceProcessorSendMany struct {
 }
 
 func (p *iMServiceProcessorSendMany) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err22 error
+  var _write_err35 error
   args := IMServiceSendManyArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -1965,21 +2566,21 @@ func (p *iMServiceProcessorSendMany) Process(ctx context.Context, seqId int32, i
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc23 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing SendMany: " + err2.Error())
+    _exc36 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing SendMany: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "SendMany", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err22 = thrift.WrapTException(err2)
+      _write_err35 = thrift.WrapTException(err2)
     }
-    if err2 := _exc23.Write(ctx, oprot); _write_err22 == nil && err2 != nil {
-      _write_err22 = thrift.WrapTException(err2)
+    if err2 := _exc36.Write(ctx, oprot); _write_err35 == nil && err2 != nil {
+      _write_err35 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err22 == nil && err2 != nil {
-      _write_err22 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err35 == nil && err2 != nil {
+      _write_err35 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err22 == nil && err2 != nil {
-      _write_err22 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err35 == nil && err2 != nil {
+      _write_err35 = thrift.WrapTException(err2)
     }
-    if _write_err22 != nil {
-      return false, thrift.WrapTException(_write_err22)
+    if _write_err35 != nil {
+      return false, thrift.WrapTException(_write_err35)
     }
     return true, err
   } else {
@@ -1987,19 +2588,19 @@ func (p *iMServiceProcessorSendMany) Process(ctx context.Context, seqId int32, i
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "SendMany", thrift.REPLY, seqId); err2 != nil {
-    _write_err22 = thrift.WrapTException(err2)
+    _write_err35 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err22 == nil && err2 != nil {
-    _write_err22 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err35 == nil && err2 != nil {
+    _write_err35 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err22 == nil && err2 != nil {
-    _write_err22 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err35 == nil && err2 != nil {
+    _write_err35 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err22 == nil && err2 != nil {
-    _write_err22 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err35 == nil && err2 != nil {
+    _write_err35 = thrift.WrapTException(err2)
   }
-  if _write_err22 != nil {
-    return false, thrift.WrapTException(_write_err22)
+  if _write_err35 != nil {
+    return false, thrift.WrapTException(_write_err35)
   }
   return true, err
 }
@@ -2009,7 +2610,7 @@ type iMServiceProcessorPullMany struct {
 }
 
 func (p *iMServiceProcessorPullMany) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err24 error
+  var _write_err37 error
   args := IMServicePullManyArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -2055,21 +2656,21 @@ func (p *iMServiceProcessorPullMany) Process(ctx context.Context, seqId int32, i
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc25 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing PullMany: " + err2.Error())
+    _exc38 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing PullMany: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "PullMany", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err24 = thrift.WrapTException(err2)
+      _write_err37 = thrift.WrapTException(err2)
     }
-    if err2 := _exc25.Write(ctx, oprot); _write_err24 == nil && err2 != nil {
-      _write_err24 = thrift.WrapTException(err2)
+    if err2 := _exc38.Write(ctx, oprot); _write_err37 == nil && err2 != nil {
+      _write_err37 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err24 == nil && err2 != nil {
-      _write_err24 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err37 == nil && err2 != nil {
+      _write_err37 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err24 == nil && err2 != nil {
-      _write_err24 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err37 == nil && err2 != nil {
+      _write_err37 = thrift.WrapTException(err2)
     }
-    if _write_err24 != nil {
-      return false, thrift.WrapTException(_write_err24)
+    if _write_err37 != nil {
+      return false, thrift.WrapTException(_write_err37)
     }
     return true, err
   } else {
@@ -2077,19 +2678,199 @@ func (p *iMServiceProcessorPullMany) Process(ctx context.Context, seqId int32, i
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "PullMany", thrift.REPLY, seqId); err2 != nil {
-    _write_err24 = thrift.WrapTException(err2)
+    _write_err37 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err24 == nil && err2 != nil {
-    _write_err24 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err37 == nil && err2 != nil {
+    _write_err37 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err24 == nil && err2 != nil {
-    _write_err24 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err37 == nil && err2 != nil {
+    _write_err37 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err24 == nil && err2 != nil {
-    _write_err24 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err37 == nil && err2 != nil {
+    _write_err37 = thrift.WrapTException(err2)
   }
-  if _write_err24 != nil {
-    return false, thrift.WrapTException(_write_err24)
+  if _write_err37 != nil {
+    return false, thrift.WrapTException(_write_err37)
+  }
+  return true, err
+}
+
+type iMServiceProcessorTotals struct {
+  handler IMService
+}
+
+func (p *iMServiceProcessorTotals) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
+  var _write_err39 error
+  args := IMServiceTotalsArgs{}
+  if err2 := args.Read(ctx, iprot); err2 != nil {
+    iprot.ReadMessageEnd(ctx)
+    x := thrift.NewTApplicationException(thrift.PROTOCOL_ERROR, err2.Error())
+    oprot.WriteMessageBegin(ctx, "Totals", thrift.EXCEPTION, seqId)
+    x.Write(ctx, oprot)
+    oprot.WriteMessageEnd(ctx)
+    oprot.Flush(ctx)
+    return false, thrift.WrapTException(err2)
+  }
+  iprot.ReadMessageEnd(ctx)
+
+  tickerCancel := func() {}
+  // Start a goroutine to do server side connectivity check.
+  if thrift.ServerConnectivityCheckInterval > 0 {
+    var cancel context.CancelFunc
+    ctx, cancel = context.WithCancel(ctx)
+    defer cancel()
+    var tickerCtx context.Context
+    tickerCtx, tickerCancel = context.WithCancel(context.Background())
+    defer tickerCancel()
+    go func(ctx context.Context, cancel context.CancelFunc) {
+      ticker := time.NewTicker(thrift.ServerConnectivityCheckInterval)
+      defer ticker.Stop()
+      for {
+        select {
+        case <-ctx.Done():
+          return
+        case <-ticker.C:
+          if !iprot.Transport().IsOpen() {
+            cancel()
+            return
+          }
+        }
+      }
+    }(tickerCtx, cancel)
+  }
+
+  result := IMServiceTotalsResult{}
+  if retval, err2 := p.handler.Totals(ctx, args.Chats); err2 != nil {
+    tickerCancel()
+    err = thrift.WrapTException(err2)
+    if errors.Is(err2, thrift.ErrAbandonRequest) {
+      return false, thrift.WrapTException(err2)
+    }
+    _exc40 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Totals: " + err2.Error())
+    if err2 := oprot.WriteMessageBegin(ctx, "Totals", thrift.EXCEPTION, seqId); err2 != nil {
+      _write_err39 = thrift.WrapTException(err2)
+    }
+    if err2 := _exc40.Write(ctx, oprot); _write_err39 == nil && err2 != nil {
+      _write_err39 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err39 == nil && err2 != nil {
+      _write_err39 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.Flush(ctx); _write_err39 == nil && err2 != nil {
+      _write_err39 = thrift.WrapTException(err2)
+    }
+    if _write_err39 != nil {
+      return false, thrift.WrapTException(_write_err39)
+    }
+    return true, err
+  } else {
+    result.Success = retval
+  }
+  tickerCancel()
+  if err2 := oprot.WriteMessageBegin(ctx, "Totals", thrift.REPLY, seqId); err2 != nil {
+    _write_err39 = thrift.WrapTException(err2)
+  }
+  if err2 := result.Write(ctx, oprot); _write_err39 == nil && err2 != nil {
+    _write_err39 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err39 == nil && err2 != nil {
+    _write_err39 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.Flush(ctx); _write_err39 == nil && err2 != nil {
+    _write_err39 = thrift.WrapTException(err2)
+  }
+  if _write_err39 != nil {
+    return false, thrift.WrapTException(_write_err39)
+  }
+  return true, err
+}
+
+type iMServiceProcessorListen struct {
+  handler IMService
+}
+
+func (p *iMServiceProcessorListen) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
+  var _write_err41 error
+  args := IMServiceListenArgs{}
+  if err2 := args.Read(ctx, iprot); err2 != nil {
+    iprot.ReadMessageEnd(ctx)
+    x := thrift.NewTApplicationException(thrift.PROTOCOL_ERROR, err2.Error())
+    oprot.WriteMessageBegin(ctx, "Listen", thrift.EXCEPTION, seqId)
+    x.Write(ctx, oprot)
+    oprot.WriteMessageEnd(ctx)
+    oprot.Flush(ctx)
+    return false, thrift.WrapTException(err2)
+  }
+  iprot.ReadMessageEnd(ctx)
+
+  tickerCancel := func() {}
+  // Start a goroutine to do server side connectivity check.
+  if thrift.ServerConnectivityCheckInterval > 0 {
+    var cancel context.CancelFunc
+    ctx, cancel = context.WithCancel(ctx)
+    defer cancel()
+    var tickerCtx context.Context
+    tickerCtx, tickerCancel = context.WithCancel(context.Background())
+    defer tickerCancel()
+    go func(ctx context.Context, cancel context.CancelFunc) {
+      ticker := time.NewTicker(thrift.ServerConnectivityCheckInterval)
+      defer ticker.Stop()
+      for {
+        select {
+        case <-ctx.Done():
+          return
+        case <-ticker.C:
+          if !iprot.Transport().IsOpen() {
+            cancel()
+            return
+          }
+        }
+      }
+    }(tickerCtx, cancel)
+  }
+
+  result := IMServiceListenResult{}
+  if retval, err2 := p.handler.Listen(ctx, args.Interest); err2 != nil {
+    tickerCancel()
+    err = thrift.WrapTException(err2)
+    if errors.Is(err2, thrift.ErrAbandonRequest) {
+      return false, thrift.WrapTException(err2)
+    }
+    _exc42 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Listen: " + err2.Error())
+    if err2 := oprot.WriteMessageBegin(ctx, "Listen", thrift.EXCEPTION, seqId); err2 != nil {
+      _write_err41 = thrift.WrapTException(err2)
+    }
+    if err2 := _exc42.Write(ctx, oprot); _write_err41 == nil && err2 != nil {
+      _write_err41 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err41 == nil && err2 != nil {
+      _write_err41 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.Flush(ctx); _write_err41 == nil && err2 != nil {
+      _write_err41 = thrift.WrapTException(err2)
+    }
+    if _write_err41 != nil {
+      return false, thrift.WrapTException(_write_err41)
+    }
+    return true, err
+  } else {
+    result.Success = retval
+  }
+  tickerCancel()
+  if err2 := oprot.WriteMessageBegin(ctx, "Listen", thrift.REPLY, seqId); err2 != nil {
+    _write_err41 = thrift.WrapTException(err2)
+  }
+  if err2 := result.Write(ctx, oprot); _write_err41 == nil && err2 != nil {
+    _write_err41 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err41 == nil && err2 != nil {
+    _write_err41 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.Flush(ctx); _write_err41 == nil && err2 != nil {
+    _write_err41 = thrift.WrapTException(err2)
+  }
+  if _write_err41 != nil {
+    return false, thrift.WrapTException(_write_err41)
   }
   return true, err
 }
@@ -2554,11 +3335,11 @@ func (p *IMServiceSendManyArgs)  ReadField1(ctx context.Context, iprot thrift.TP
   tSlice := make([]*SendRequest, 0, size)
   p.Reqs =  tSlice
   for i := 0; i < size; i ++ {
-    _elem26 := &SendRequest{}
-    if err := _elem26.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem26), err)
+    _elem43 := &SendRequest{}
+    if err := _elem43.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem43), err)
     }
-    p.Reqs = append(p.Reqs, _elem26)
+    p.Reqs = append(p.Reqs, _elem43)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -2670,11 +3451,11 @@ func (p *IMServiceSendManyResult)  ReadField0(ctx context.Context, iprot thrift.
   tSlice := make([]*SendResponse, 0, size)
   p.Success =  tSlice
   for i := 0; i < size; i ++ {
-    _elem27 := &SendResponse{}
-    if err := _elem27.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem27), err)
+    _elem44 := &SendResponse{}
+    if err := _elem44.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem44), err)
     }
-    p.Success = append(p.Success, _elem27)
+    p.Success = append(p.Success, _elem44)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -2783,11 +3564,11 @@ func (p *IMServicePullManyArgs)  ReadField1(ctx context.Context, iprot thrift.TP
   tSlice := make([]*PullRequest, 0, size)
   p.Reqs =  tSlice
   for i := 0; i < size; i ++ {
-    _elem28 := &PullRequest{}
-    if err := _elem28.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem28), err)
+    _elem45 := &PullRequest{}
+    if err := _elem45.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem45), err)
     }
-    p.Reqs = append(p.Reqs, _elem28)
+    p.Reqs = append(p.Reqs, _elem45)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -2899,11 +3680,11 @@ func (p *IMServicePullManyResult)  ReadField0(ctx context.Context, iprot thrift.
   tSlice := make([]*PullResponse, 0, size)
   p.Success =  tSlice
   for i := 0; i < size; i ++ {
-    _elem29 := &PullResponse{}
-    if err := _elem29.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem29), err)
+    _elem46 := &PullResponse{}
+    if err := _elem46.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem46), err)
     }
-    p.Success = append(p.Success, _elem29)
+    p.Success = append(p.Success, _elem46)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -2950,6 +3731,435 @@ func (p *IMServicePullManyResult) String() string {
     return "<nil>"
   }
   return fmt.Sprintf("IMServicePullManyResult(%+v)", *p)
+}
+
+// Attributes:
+//  - Chats
+type IMServiceTotalsArgs struct {
+  Chats []string `thrift:"chats,1" db:"chats" json:"chats"`
+}
+
+func NewIMServiceTotalsArgs() *IMServiceTotalsArgs {
+  return &IMServiceTotalsArgs{}
+}
+
+
+func (p *IMServiceTotalsArgs) GetChats() []string {
+  return p.Chats
+}
+func (p *IMServiceTotalsArgs) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceTotalsArgs)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]string, 0, size)
+  p.Chats =  tSlice
+  for i := 0; i < size; i ++ {
+var _elem47 string
+    if v, err := iprot.ReadString(ctx); err != nil {
+    return thrift.PrependError("error reading field 0: ", err)
+} else {
+    _elem47 = v
+}
+    p.Chats = append(p.Chats, _elem47)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *IMServiceTotalsArgs) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Totals_args"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceTotalsArgs) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "chats", thrift.LIST, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:chats: ", p), err) }
+  if err := oprot.WriteListBegin(ctx, thrift.STRING, len(p.Chats)); err != nil {
+    return thrift.PrependError("error writing list begin: ", err)
+  }
+  for _, v := range p.Chats {
+    if err := oprot.WriteString(ctx, string(v)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T. (0) field write error: ", p), err) }
+  }
+  if err := oprot.WriteListEnd(ctx); err != nil {
+    return thrift.PrependError("error writing list end: ", err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:chats: ", p), err) }
+  return err
+}
+
+func (p *IMServiceTotalsArgs) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceTotalsArgs(%+v)", *p)
+}
+
+// Attributes:
+//  - Success
+type IMServiceTotalsResult struct {
+  Success []int64 `thrift:"success,0" db:"success" json:"success,omitempty"`
+}
+
+func NewIMServiceTotalsResult() *IMServiceTotalsResult {
+  return &IMServiceTotalsResult{}
+}
+
+var IMServiceTotalsResult_Success_DEFAULT []int64
+
+func (p *IMServiceTotalsResult) GetSuccess() []int64 {
+  return p.Success
+}
+func (p *IMServiceTotalsResult) IsSetSuccess() bool {
+  return p.Success != nil
+}
+
+func (p *IMServiceTotalsResult) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 0:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField0(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceTotalsResult)  ReadField0(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]int64, 0, size)
+  p.Success =  tSlice
+  for i := 0; i < size; i ++ {
+var _elem48 int64
+    if v, err := iprot.ReadI64(ctx); err != nil {
+    return thrift.PrependError("error reading field 0: ", err)
+} else {
+    _elem48 = v
+}
+    p.Success = append(p.Success, _elem48)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *IMServiceTotalsResult) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Totals_result"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField0(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceTotalsResult) writeField0(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetSuccess() {
+    if err := oprot.WriteFieldBegin(ctx, "success", thrift.LIST, 0); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 0:success: ", p), err) }
+    if err := oprot.WriteListBegin(ctx, thrift.I64, len(p.Success)); err != nil {
+      return thrift.PrependError("error writing list begin: ", err)
+    }
+    for _, v := range p.Success {
+      if err := oprot.WriteI64(ctx, int64(v)); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T. (0) field write error: ", p), err) }
+    }
+    if err := oprot.WriteListEnd(ctx); err != nil {
+      return thrift.PrependError("error writing list end: ", err)
+    }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 0:success: ", p), err) }
+  }
+  return err
+}
+
+func (p *IMServiceTotalsResult) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceTotalsResult(%+v)", *p)
+}
+
+// Attributes:
+//  - Interest
+type IMServiceListenArgs struct {
+  Interest *Interest `thrift:"interest,1" db:"interest" json:"interest"`
+}
+
+func NewIMServiceListenArgs() *IMServiceListenArgs {
+  return &IMServiceListenArgs{}
+}
+
+var IMServiceListenArgs_Interest_DEFAULT *Interest
+func (p *IMServiceListenArgs) GetInterest() *Interest {
+  if !p.IsSetInterest() {
+    return IMServiceListenArgs_Interest_DEFAULT
+  }
+return p.Interest
+}
+func (p *IMServiceListenArgs) IsSetInterest() bool {
+  return p.Interest != nil
+}
+
+func (p *IMServiceListenArgs) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.STRUCT {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceListenArgs)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  p.Interest = &Interest{}
+  if err := p.Interest.Read(ctx, iprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", p.Interest), err)
+  }
+  return nil
+}
+
+func (p *IMServiceListenArgs) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Listen_args"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceListenArgs) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "interest", thrift.STRUCT, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:interest: ", p), err) }
+  if err := p.Interest.Write(ctx, oprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", p.Interest), err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:interest: ", p), err) }
+  return err
+}
+
+func (p *IMServiceListenArgs) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceListenArgs(%+v)", *p)
+}
+
+// Attributes:
+//  - Success
+type IMServiceListenResult struct {
+  Success *Hints `thrift:"success,0" db:"success" json:"success,omitempty"`
+}
+
+func NewIMServiceListenResult() *IMServiceListenResult {
+  return &IMServiceListenResult{}
+}
+
+var IMServiceListenResult_Success_DEFAULT *Hints
+func (p *IMServiceListenResult) GetSuccess() *Hints {
+  if !p.IsSetSuccess() {
+    return IMServiceListenResult_Success_DEFAULT
+  }
+return p.Success
+}
+func (p *IMServiceListenResult) IsSetSuccess() bool {
+  return p.Success != nil
+}
+
+func (p *IMServiceListenResult) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 0:
+      if fieldTypeId == thrift.STRUCT {
+        if err := p.ReadField0(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceListenResult)  ReadField0(ctx context.Context, iprot thrift.TProtocol) error {
+  p.Success = &Hints{}
+  if err := p.Success.Read(ctx, iprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", p.Success), err)
+  }
+  return nil
+}
+
+func (p *IMServiceListenResult) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Listen_result"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField0(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceListenResult) writeField0(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetSuccess() {
+    if err := oprot.WriteFieldBegin(ctx, "success", thrift.STRUCT, 0); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 0:success: ", p), err) }
+    if err := p.Success.Write(ctx, oprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", p.Success), err)
+    }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 0:success: ", p), err) }
+  }
+  return err
+}
+
+func (p *IMServiceListenResult) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceListenResult(%+v)", *p)
 }
 
 

@@ -27,11 +27,18 @@ type Server struct {
 	Sends chan *rpc.SendRequest
 	Pulls chan *rpc.PullRequest
 	Many  chan int // calls of each batch
+
+	Total     atomic.Int64 // of each chat
+	Mute      bool         // whether it never says anything on a stream
+	Opened    atomic.Int64 // streams
+	Interests chan *rpc.Interest
+	Hints     chan string // rooms to give hints of
 }
 
 // New returns a Server that answers with the code OK.
 func New() *Server {
-	return &Server{Sends: make(chan *rpc.SendRequest, 1000), Pulls: make(chan *rpc.PullRequest, 1000), Many: make(chan int, 1000)}
+	return &Server{Sends: make(chan *rpc.SendRequest, 1000), Pulls: make(chan *rpc.PullRequest, 1000), Many: make(chan int, 1000),
+		Interests: make(chan *rpc.Interest, 1000), Hints: make(chan string, 1000)}
 }
 
 func (s *Server) Send(_ context.Context, req *rpc.SendRequest) (*rpc.SendResponse, error) {
@@ -63,6 +70,53 @@ func (s *Server) PullMany(ctx context.Context, reqs []*rpc.PullRequest) ([]*rpc.
 	return Each(ctx, reqs, s.Pull)
 }
 
+// Totals counts nothing: the test's page tells.
+func (s *Server) Totals(_ context.Context, chats []string) ([]int64, error) {
+	totals := make([]int64, len(chats))
+	for i := range totals {
+		totals[i] = s.Total.Load()
+	}
+	return totals, nil
+}
+
+// Listen serves a stream as an rpc-server does: it says hello, tells which interest it has
+// heard of, and gives the Hints.
+func (s *Server) Listen(ctx context.Context, stream rpc.IMService_ListenServer) error {
+	s.Opened.Add(1)
+	if s.Mute {
+		<-ctx.Done()
+		return nil
+	}
+	heard, ended := make(chan *rpc.Interest), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			interest, err := stream.Recv(ctx)
+			if err != nil {
+				return
+			}
+			s.Interests <- interest
+			heard <- interest
+		}
+	}()
+	said := &rpc.Hints{Hints: []*rpc.Hint{}}
+	for {
+		if err := stream.Send(ctx, said); err != nil {
+			return err
+		}
+		said = &rpc.Hints{Hints: []*rpc.Hint{}, Version: said.Version}
+		select {
+		case interest := <-heard:
+			said.Version = interest.Version
+		case room := <-s.Hints:
+			said.Hints = append(said.Hints, &rpc.Hint{Room: room, Time: time.Now().UnixMicro()})
+		case <-time.After(time.Second):
+		case <-ended:
+			return nil
+		}
+	}
+}
+
 // Each calls one for each request.
 func Each[Req, Resp any](ctx context.Context, reqs []Req, one func(context.Context, Req) (Resp, error)) (resps []Resp, err error) {
 	for _, req := range reqs {
@@ -83,19 +137,20 @@ func Listen(t testing.TB) net.Listener {
 	return l
 }
 
-// Serve serves s until the test ends, and returns its address.
+// Serve serves s and returns its address. It serves until the process ends: netpoll, when a
+// server stops, closes the file descriptor of its listener several times, and by then it may be
+// another test's.
 func Serve(t testing.TB, s rpc.IMService) string {
 	t.Helper()
 	l := Listen(t)
-	srv := imservice.NewServer(s, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }), server.WithExitWaitTime(time.Millisecond))
+	srv := imservice.NewServer(s, server.WithListener(l), server.WithExitSignal(func() <-chan error { return nil }))
 	go srv.Run()
-	t.Cleanup(func() { srv.Stop() })
 	return l.Addr().String()
 }
 
-// Instance is what etcd has of an rpc-server that takes batches.
+// Instance is what etcd has of an rpc-server.
 func Instance(address string) discovery.Instance {
-	return discovery.NewInstance("tcp", address, 10, map[string]string{rpc.TAG_BATCHES: "true"})
+	return discovery.NewInstance("tcp", address, 10, map[string]string{rpc.TAG_BATCHES: "true", rpc.TAG_HINTS: "true"})
 }
 
 // Instances is Instance for several.

@@ -7,10 +7,13 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
+	"github.com/cloudwego/kitex/pkg/streaming"
 )
 
 const (
 	TAG_BATCHES = "batches"
+
+	TAG_HINTS = "hints"
 
 	MSG_OVERLOAD = "the server has no room for more calls"
 )
@@ -523,6 +526,129 @@ var fieldIDToName_PullResponse = map[int16]string{
 	6: "Total",
 }
 
+type Interest struct {
+	Added   []string `thrift:"Added,1,required" frugal:"1,required,list<string>" json:"Added"`
+	Removed []string `thrift:"Removed,2,required" frugal:"2,required,list<string>" json:"Removed"`
+	Version int64    `thrift:"Version,3,required" frugal:"3,required,i64" json:"Version"`
+}
+
+func NewInterest() *Interest {
+	return &Interest{}
+}
+
+func (p *Interest) InitDefault() {
+}
+
+func (p *Interest) GetAdded() (v []string) {
+	return p.Added
+}
+
+func (p *Interest) GetRemoved() (v []string) {
+	return p.Removed
+}
+
+func (p *Interest) GetVersion() (v int64) {
+	return p.Version
+}
+func (p *Interest) SetAdded(val []string) {
+	p.Added = val
+}
+func (p *Interest) SetRemoved(val []string) {
+	p.Removed = val
+}
+func (p *Interest) SetVersion(val int64) {
+	p.Version = val
+}
+
+func (p *Interest) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("Interest(%+v)", *p)
+}
+
+var fieldIDToName_Interest = map[int16]string{
+	1: "Added",
+	2: "Removed",
+	3: "Version",
+}
+
+type Hints struct {
+	Hints   []*Hint `thrift:"Hints,1,required" frugal:"1,required,list<Hint>" json:"Hints"`
+	Version int64   `thrift:"Version,2,required" frugal:"2,required,i64" json:"Version"`
+}
+
+func NewHints() *Hints {
+	return &Hints{}
+}
+
+func (p *Hints) InitDefault() {
+}
+
+func (p *Hints) GetHints() (v []*Hint) {
+	return p.Hints
+}
+
+func (p *Hints) GetVersion() (v int64) {
+	return p.Version
+}
+func (p *Hints) SetHints(val []*Hint) {
+	p.Hints = val
+}
+func (p *Hints) SetVersion(val int64) {
+	p.Version = val
+}
+
+func (p *Hints) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("Hints(%+v)", *p)
+}
+
+var fieldIDToName_Hints = map[int16]string{
+	1: "Hints",
+	2: "Version",
+}
+
+type Hint struct {
+	Room string `thrift:"Room,1,required" frugal:"1,required,string" json:"Room"`
+	Time int64  `thrift:"Time,2,required" frugal:"2,required,i64" json:"Time"`
+}
+
+func NewHint() *Hint {
+	return &Hint{}
+}
+
+func (p *Hint) InitDefault() {
+}
+
+func (p *Hint) GetRoom() (v string) {
+	return p.Room
+}
+
+func (p *Hint) GetTime() (v int64) {
+	return p.Time
+}
+func (p *Hint) SetRoom(val string) {
+	p.Room = val
+}
+func (p *Hint) SetTime(val int64) {
+	p.Time = val
+}
+
+func (p *Hint) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("Hint(%+v)", *p)
+}
+
+var fieldIDToName_Hint = map[int16]string{
+	1: "Room",
+	2: "Time",
+}
+
 type IMService interface {
 	Send(ctx context.Context, req *SendRequest) (r *SendResponse, err error)
 
@@ -531,6 +657,10 @@ type IMService interface {
 	SendMany(ctx context.Context, reqs []*SendRequest) (r []*SendResponse, err error)
 
 	PullMany(ctx context.Context, reqs []*PullRequest) (r []*PullResponse, err error)
+
+	Totals(ctx context.Context, chats []string) (r []int64, err error)
+
+	Listen(ctx context.Context, stream IMService_ListenServer) (err error)
 }
 
 type IMServiceSendArgs struct {
@@ -818,3 +948,148 @@ func (p *IMServicePullManyResult) String() string {
 var fieldIDToName_IMServicePullManyResult = map[int16]string{
 	0: "success",
 }
+
+type IMServiceTotalsArgs struct {
+	Chats []string `thrift:"chats,1" frugal:"1,default,list<string>" json:"chats"`
+}
+
+func NewIMServiceTotalsArgs() *IMServiceTotalsArgs {
+	return &IMServiceTotalsArgs{}
+}
+
+func (p *IMServiceTotalsArgs) InitDefault() {
+}
+
+func (p *IMServiceTotalsArgs) GetChats() (v []string) {
+	return p.Chats
+}
+func (p *IMServiceTotalsArgs) SetChats(val []string) {
+	p.Chats = val
+}
+
+func (p *IMServiceTotalsArgs) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceTotalsArgs(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceTotalsArgs = map[int16]string{
+	1: "chats",
+}
+
+type IMServiceTotalsResult struct {
+	Success []int64 `thrift:"success,0,optional" frugal:"0,optional,list<i64>" json:"success,omitempty"`
+}
+
+func NewIMServiceTotalsResult() *IMServiceTotalsResult {
+	return &IMServiceTotalsResult{}
+}
+
+func (p *IMServiceTotalsResult) InitDefault() {
+}
+
+var IMServiceTotalsResult_Success_DEFAULT []int64
+
+func (p *IMServiceTotalsResult) GetSuccess() (v []int64) {
+	if !p.IsSetSuccess() {
+		return IMServiceTotalsResult_Success_DEFAULT
+	}
+	return p.Success
+}
+func (p *IMServiceTotalsResult) SetSuccess(x interface{}) {
+	p.Success = x.([]int64)
+}
+
+func (p *IMServiceTotalsResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *IMServiceTotalsResult) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceTotalsResult(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceTotalsResult = map[int16]string{
+	0: "success",
+}
+
+type IMServiceListenArgs struct {
+	Interest *Interest `thrift:"interest,1" frugal:"1,default,Interest" json:"interest"`
+}
+
+func NewIMServiceListenArgs() *IMServiceListenArgs {
+	return &IMServiceListenArgs{}
+}
+
+func (p *IMServiceListenArgs) InitDefault() {
+}
+
+var IMServiceListenArgs_Interest_DEFAULT *Interest
+
+func (p *IMServiceListenArgs) GetInterest() (v *Interest) {
+	if !p.IsSetInterest() {
+		return IMServiceListenArgs_Interest_DEFAULT
+	}
+	return p.Interest
+}
+func (p *IMServiceListenArgs) SetInterest(val *Interest) {
+	p.Interest = val
+}
+
+func (p *IMServiceListenArgs) IsSetInterest() bool {
+	return p.Interest != nil
+}
+
+func (p *IMServiceListenArgs) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceListenArgs(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceListenArgs = map[int16]string{
+	1: "interest",
+}
+
+type IMServiceListenResult struct {
+	Success *Hints `thrift:"success,0,optional" frugal:"0,optional,Hints" json:"success,omitempty"`
+}
+
+func NewIMServiceListenResult() *IMServiceListenResult {
+	return &IMServiceListenResult{}
+}
+
+func (p *IMServiceListenResult) InitDefault() {
+}
+
+var IMServiceListenResult_Success_DEFAULT *Hints
+
+func (p *IMServiceListenResult) GetSuccess() (v *Hints) {
+	if !p.IsSetSuccess() {
+		return IMServiceListenResult_Success_DEFAULT
+	}
+	return p.Success
+}
+func (p *IMServiceListenResult) SetSuccess(x interface{}) {
+	p.Success = x.(*Hints)
+}
+
+func (p *IMServiceListenResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *IMServiceListenResult) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceListenResult(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceListenResult = map[int16]string{
+	0: "success",
+}
+
+type IMService_ListenServer streaming.BidiStreamingServer[Interest, Hints]

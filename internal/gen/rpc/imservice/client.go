@@ -6,6 +6,9 @@ import (
 	"context"
 	client "github.com/cloudwego/kitex/client"
 	callopt "github.com/cloudwego/kitex/client/callopt"
+	streamcall "github.com/cloudwego/kitex/client/callopt/streamcall"
+	streaming "github.com/cloudwego/kitex/pkg/streaming"
+	transport "github.com/cloudwego/kitex/transport"
 	rpc "im/internal/gen/rpc"
 )
 
@@ -15,16 +18,22 @@ type Client interface {
 	Pull(ctx context.Context, req *rpc.PullRequest, callOptions ...callopt.Option) (r *rpc.PullResponse, err error)
 	SendMany(ctx context.Context, reqs []*rpc.SendRequest, callOptions ...callopt.Option) (r []*rpc.SendResponse, err error)
 	PullMany(ctx context.Context, reqs []*rpc.PullRequest, callOptions ...callopt.Option) (r []*rpc.PullResponse, err error)
+	Totals(ctx context.Context, chats []string, callOptions ...callopt.Option) (r []int64, err error)
+	Listen(ctx context.Context, callOptions ...streamcall.Option) (stream IMService_ListenClient, err error)
 }
+
+type IMService_ListenClient streaming.BidiStreamingClient[rpc.Interest, rpc.Hints]
 
 // NewClient creates a client for the service defined in IDL.
 func NewClient(destService string, opts ...client.Option) (Client, error) {
 	var options []client.Option
 	options = append(options, client.WithDestService(destService))
 
+	options = append(options, client.WithTransportProtocol(transport.TTHeaderStreaming))
+
 	options = append(options, opts...)
 
-	kc, err := client.NewClient(serviceInfoForClient(), options...)
+	kc, err := client.NewClient(serviceInfo(), options...)
 	if err != nil {
 		return nil, err
 	}
@@ -64,4 +73,14 @@ func (p *kIMServiceClient) SendMany(ctx context.Context, reqs []*rpc.SendRequest
 func (p *kIMServiceClient) PullMany(ctx context.Context, reqs []*rpc.PullRequest, callOptions ...callopt.Option) (r []*rpc.PullResponse, err error) {
 	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
 	return p.kClient.PullMany(ctx, reqs)
+}
+
+func (p *kIMServiceClient) Totals(ctx context.Context, chats []string, callOptions ...callopt.Option) (r []int64, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
+	return p.kClient.Totals(ctx, chats)
+}
+
+func (p *kIMServiceClient) Listen(ctx context.Context, callOptions ...streamcall.Option) (stream IMService_ListenClient, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, streamcall.GetCallOptions(callOptions))
+	return p.kClient.Listen(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	client "github.com/cloudwego/kitex/client"
 	kitex "github.com/cloudwego/kitex/pkg/serviceinfo"
+	streaming "github.com/cloudwego/kitex/pkg/streaming"
 	rpc "im/internal/gen/rpc"
 )
 
@@ -41,12 +42,24 @@ var serviceMethods = map[string]kitex.MethodInfo{
 		false,
 		kitex.WithStreamingMode(kitex.StreamingNone),
 	),
+	"Totals": kitex.NewMethodInfo(
+		totalsHandler,
+		newIMServiceTotalsArgs,
+		newIMServiceTotalsResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingNone),
+	),
+	"Listen": kitex.NewMethodInfo(
+		listenHandler,
+		newIMServiceListenArgs,
+		newIMServiceListenResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingBidirectional),
+	),
 }
 
 var (
-	iMServiceServiceInfo                = NewServiceInfo()
-	iMServiceServiceInfoForClient       = NewServiceInfoForClient()
-	iMServiceServiceInfoForStreamClient = NewServiceInfoForStreamClient()
+	iMServiceServiceInfo = NewServiceInfo()
 )
 
 // for server
@@ -54,52 +67,21 @@ func serviceInfo() *kitex.ServiceInfo {
 	return iMServiceServiceInfo
 }
 
-// for stream client
-func serviceInfoForStreamClient() *kitex.ServiceInfo {
-	return iMServiceServiceInfoForStreamClient
-}
-
-// for client
-func serviceInfoForClient() *kitex.ServiceInfo {
-	return iMServiceServiceInfoForClient
-}
-
-// NewServiceInfo creates a new ServiceInfo containing all methods
+// NewServiceInfo creates a new ServiceInfo
 func NewServiceInfo() *kitex.ServiceInfo {
-	return newServiceInfo(false, true, true)
+	return newServiceInfo()
 }
 
-// NewServiceInfo creates a new ServiceInfo containing non-streaming methods
-func NewServiceInfoForClient() *kitex.ServiceInfo {
-	return newServiceInfo(false, false, true)
-}
-func NewServiceInfoForStreamClient() *kitex.ServiceInfo {
-	return newServiceInfo(true, true, false)
-}
-
-func newServiceInfo(hasStreaming bool, keepStreamingMethods bool, keepNonStreamingMethods bool) *kitex.ServiceInfo {
+func newServiceInfo() *kitex.ServiceInfo {
 	serviceName := "IMService"
 	handlerType := (*rpc.IMService)(nil)
-	methods := map[string]kitex.MethodInfo{}
-	for name, m := range serviceMethods {
-		if m.IsStreaming() && !keepStreamingMethods {
-			continue
-		}
-		if !m.IsStreaming() && !keepNonStreamingMethods {
-			continue
-		}
-		methods[name] = m
-	}
 	extra := map[string]interface{}{
 		"PackageName": "rpc",
-	}
-	if hasStreaming {
-		extra["streaming"] = hasStreaming
 	}
 	svcInfo := &kitex.ServiceInfo{
 		ServiceName:     serviceName,
 		HandlerType:     handlerType,
-		Methods:         methods,
+		Methods:         serviceMethods,
 		PayloadCodec:    kitex.Thrift,
 		KiteXGenVersion: "v0.16.2",
 		Extra:           extra,
@@ -117,6 +99,7 @@ func sendHandler(ctx context.Context, handler interface{}, arg, result interface
 	realResult.Success = success
 	return nil
 }
+
 func newIMServiceSendArgs() interface{} {
 	return rpc.NewIMServiceSendArgs()
 }
@@ -135,6 +118,7 @@ func pullHandler(ctx context.Context, handler interface{}, arg, result interface
 	realResult.Success = success
 	return nil
 }
+
 func newIMServicePullArgs() interface{} {
 	return rpc.NewIMServicePullArgs()
 }
@@ -153,6 +137,7 @@ func sendManyHandler(ctx context.Context, handler interface{}, arg, result inter
 	realResult.Success = success
 	return nil
 }
+
 func newIMServiceSendManyArgs() interface{} {
 	return rpc.NewIMServiceSendManyArgs()
 }
@@ -171,6 +156,7 @@ func pullManyHandler(ctx context.Context, handler interface{}, arg, result inter
 	realResult.Success = success
 	return nil
 }
+
 func newIMServicePullManyArgs() interface{} {
 	return rpc.NewIMServicePullManyArgs()
 }
@@ -179,13 +165,51 @@ func newIMServicePullManyResult() interface{} {
 	return rpc.NewIMServicePullManyResult()
 }
 
+func totalsHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	realArg := arg.(*rpc.IMServiceTotalsArgs)
+	realResult := result.(*rpc.IMServiceTotalsResult)
+	success, err := handler.(rpc.IMService).Totals(ctx, realArg.Chats)
+	if err != nil {
+		return err
+	}
+	realResult.Success = success
+	return nil
+}
+
+func newIMServiceTotalsArgs() interface{} {
+	return rpc.NewIMServiceTotalsArgs()
+}
+
+func newIMServiceTotalsResult() interface{} {
+	return rpc.NewIMServiceTotalsResult()
+}
+
+func listenHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	st, err := streaming.GetServerStreamFromArg(arg)
+	if err != nil {
+		return err
+	}
+	stream := streaming.NewBidiStreamingServer[rpc.Interest, rpc.Hints](st)
+	return handler.(rpc.IMService).Listen(ctx, stream)
+}
+
+func newIMServiceListenArgs() interface{} {
+	return rpc.NewIMServiceListenArgs()
+}
+
+func newIMServiceListenResult() interface{} {
+	return rpc.NewIMServiceListenResult()
+}
+
 type kClient struct {
-	c client.Client
+	c  client.Client
+	sc client.Streaming
 }
 
 func newServiceClient(c client.Client) *kClient {
 	return &kClient{
-		c: c,
+		c:  c,
+		sc: c.(client.Streaming),
 	}
 }
 
@@ -227,4 +251,23 @@ func (p *kClient) PullMany(ctx context.Context, reqs []*rpc.PullRequest) (r []*r
 		return
 	}
 	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) Totals(ctx context.Context, chats []string) (r []int64, err error) {
+	var _args rpc.IMServiceTotalsArgs
+	_args.Chats = chats
+	var _result rpc.IMServiceTotalsResult
+	if err = p.c.Call(ctx, "Totals", &_args, &_result); err != nil {
+		return
+	}
+	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) Listen(ctx context.Context) (IMService_ListenClient, error) {
+	st, err := p.sc.StreamX(ctx, "Listen")
+	if err != nil {
+		return nil, err
+	}
+	stream := streaming.NewBidiStreamingClient[rpc.Interest, rpc.Hints](st)
+	return stream, nil
 }
