@@ -18,7 +18,7 @@ test: ## install what it needs, then run every check and test
 	@$(MAKE) --no-print-directory lint
 	@echo 'building the test runner'
 	@go build -C tools/test -o ../../.bin/test .
-	@.bin/test -count=1 -timeout=8m tools/test .:-race e2e:-p=1
+	@.bin/test -count=1 -timeout=10m tools/test .:-race e2e:-p=1
 
 check: URL = http://localhost:8080
 check: DURATION = 30s
