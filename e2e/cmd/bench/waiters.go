@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"im/e2e/stack"
@@ -97,7 +96,6 @@ func share(cpu map[string]time.Duration, d time.Duration) (percent float64) {
 type crowd struct {
 	conns []net.Conn
 	ended sync.WaitGroup
-	asked atomic.Int64
 }
 
 // gather has n clients wait.
@@ -120,7 +118,6 @@ func gather(ctx context.Context, url string, n int) (*crowd, error) {
 				if _, err := io.WriteString(conn, request); err != nil {
 					return
 				}
-				c.asked.Add(1)
 				resp, err := http.ReadResponse(reader, nil)
 				if err != nil {
 					return
