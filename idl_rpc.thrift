@@ -23,6 +23,10 @@ const string TAG_HINTS = "hints"
 // REDIS_QUEUE: the server is well, and has no room.
 const string MSG_OVERLOAD = "the server has no room for more calls"
 
+// UNKNOWN_TOTAL is the total of a chat that is not valid, or whose messages cannot be counted
+// now.
+const i64 UNKNOWN_TOTAL = -1
+
 struct Message {
     1: string Chat     // "<member1>:<member2>"; neither case nor order matters
     2: string Text     // not empty
@@ -100,8 +104,7 @@ service IMService {
     // HasMore and no Messages: Pull reads it.
     list<PullResponse> PullMany(1: list<PullRequest> reqs)
 
-    // Totals counts the messages of chats, in their order: -1 where the chat is not valid
-    // or the count is not known now.
+    // Totals counts the messages of chats, in their order; some may be UNKNOWN_TOTAL.
     list<i64> Totals(1: list<string> chats)
 
     // Listen is a stream (TTHeader) that a gateway keeps open to each rpc-server that has

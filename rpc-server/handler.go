@@ -98,15 +98,12 @@ func query(req *rpc.PullRequest) (chat.Query, error) {
 	return chat.NewQuery(req.Chat, req.Cursor, req.Limit, req.GetReverse(), req.GetTotal())
 }
 
-// unknownTotal is the answer for a chat whose messages are not counted.
-const unknownTotal = -1
-
 func (h *handler) Totals(ctx context.Context, chats []string) ([]int64, error) {
 	totals := make([]int64, len(chats))
 	var rooms []chat.Room
 	var places []int
 	for i, name := range chats {
-		totals[i] = unknownTotal
+		totals[i] = rpc.UNKNOWN_TOTAL
 		if room, err := chat.ParseRoom(name); err == nil {
 			rooms, places = append(rooms, room), append(places, i)
 		}

@@ -134,12 +134,12 @@ func TestTotals_CountEachChat(t *testing.T) {
 	}
 	totals, err := r.Totals(t.Context(), []string{"ann:zoe", "Zoe:ann", "ann:none", "ann", ""})
 	require.NoError(t, err)
-	assert.Equal(t, []int64{3, 3, 0, unknownTotal, unknownTotal}, totals)
+	assert.Equal(t, []int64{3, 3, 0, rpc.UNKNOWN_TOTAL, rpc.UNKNOWN_TOTAL}, totals)
 	totals, err = r.Totals(t.Context(), nil)
 	require.NoError(t, err)
 	assert.Empty(t, totals)
 	r.redis.SetError("LOADING")
 	totals, err = r.Totals(t.Context(), []string{"ann:zoe"})
 	require.NoError(t, err)
-	assert.Equal(t, []int64{unknownTotal}, totals)
+	assert.Equal(t, []int64{rpc.UNKNOWN_TOTAL}, totals)
 }

@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -30,6 +31,7 @@ type stream struct {
 	changes map[string]bool // what the rpc-server is yet to be told: whether a name is waited for
 	version int64           // of that
 	heard   int64           // version that it has heard of; negative until it has said anything
+	whole   int64           // the first version that it can have heard of, which is that of everything
 	wake    chan struct{}   // has an element where there is something to tell
 }
 
@@ -66,25 +68,26 @@ func newStreams(w *waits, b *balancer) (*streams, error) {
 
 // keep opens streams to the rpc-servers that are known until ctx ends.
 func (s *streams) keep(ctx context.Context) {
-	kept := map[string]chan struct{}{} // closed once nobody keeps the stream of an address
-	for ctx.Err() == nil {
+	kept, ended := map[string]bool{}, make(chan string)
+	for {
 		for _, address := range s.balancer.listeners() {
-			select {
-			case <-kept[address]:
-			default:
-				if kept[address] != nil {
-					continue
-				}
+			if kept[address] {
+				continue
 			}
-			done := make(chan struct{})
-			kept[address] = done
+			kept[address] = true
 			go func() {
-				defer close(done)
 				s.follow(ctx, address)
+				select {
+				case ended <- address:
+				case <-ctx.Done():
+				}
 			}()
 		}
 		select {
 		case <-ctx.Done():
+			return
+		case address := <-ended:
+			delete(kept, address)
 		case <-time.After(refresh):
 		}
 	}
@@ -110,7 +113,7 @@ func (s *streams) listen(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	own, whole := s.waits.open(address)
+	own := s.waits.open(address)
 	defer s.waits.close(address, own)
 	// Where the rpc-server takes nothing any more, Recv may wait for Send, and Send for ever.
 	mute := time.AfterFunc(silence+time.Second, func() { s.waits.close(address, own) })
@@ -134,28 +137,23 @@ func (s *streams) listen(ctx context.Context, address string) error {
 			return err
 		}
 		mute.Reset(silence + time.Second)
-		s.waits.hear(own, hints)
-		if !told && hints.Version >= whole {
+		if !told && hints.Version >= own.whole {
 			told = true
-			s.waits.lookAgain()
+			s.waits.lookAgain(s.waits.names())
 		}
+		s.waits.hear(own, hints)
 	}
 }
 
-// open opens the stream of an rpc-server, which is yet to be told of everything: whole is the
-// version of that.
-func (w *waits) open(address string) (s *stream, whole int64) {
+// open opens the stream of an rpc-server, which is yet to be told of everything.
+func (w *waits) open(address string) *stream {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s = &stream{changes: map[string]bool{}, heard: -1, wake: make(chan struct{}, 1)}
-	names := make([]string, 0, len(w.interests))
-	for name := range w.interests {
-		names = append(names, name)
-	}
-	w.version++ // so that the version tells that the whole was heard of
-	s.change(w.version, true, names...)
+	w.version++ // so that its answer tells that it has heard of everything
+	s := &stream{changes: map[string]bool{}, heard: -1, whole: w.version, wake: make(chan struct{}, 1)}
+	s.change(w.version, true, slices.Collect(maps.Keys(w.interests))...)
 	w.streams[address] = s
-	return s, w.version
+	return s
 }
 
 // close closes a stream of an rpc-server, unless it was before. What it did not tell any more is
@@ -168,15 +166,16 @@ func (w *waits) close(address string, s *stream) {
 	}
 	delete(w.streams, address)
 	w.announce()
-	w.again()
+	w.again(w.rooms()...)
 }
 
-// listensTo reports whether the stream of an rpc-server is open, and has said something.
+// listensTo reports whether the stream of an rpc-server is open, and it has heard of everything
+// that is waited for.
 func (w *waits) listensTo(address string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.streams[address]
-	return s != nil && s.heard >= 0
+	return s != nil && s.heard >= s.whole
 }
 
 // take returns what an rpc-server is yet to be told.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"im/internal/gen/rpc"
 	"im/internal/member"
 )
 
@@ -25,18 +28,16 @@ const (
 	// spread is the time over which all who wait look again.
 	spread = time.Second
 	// maxTotals is how many chats are counted in one call. They share pipelines with pulls.
-	maxTotals = 64
+	maxTotals = 256
 	// maxInterests is how many names the streams are told of before none stays that nobody
 	// waits for.
 	maxInterests = 1 << 16
-	// unknownTotal is the count of a chat that could not be read.
-	unknownTotal = -1
 )
 
 // waits knows who waits for news of a room or a member, and has the rpc-servers' streams know
 // it. Hints may be lost; so it also has what is waited for counted from time to time.
 type waits struct {
-	// totals counts the messages of chats, in their order: unknownTotal where that failed. The
+	// totals counts the messages of chats, in their order: rpc.UNKNOWN_TOTAL where that failed. The
 	// error is errNoTotals where no rpc-server can.
 	totals  func(context.Context, []string) ([]int64, error)
 	metrics *waitMetrics
@@ -46,10 +47,11 @@ type waits struct {
 	// interests are the names that the streams are told of. One stays for a while after its
 	// last waiter, who mostly comes back.
 	interests map[string]*interest
-	version   int64              // counts changes of interests
-	streams   map[string]*stream // by address; those that are open
-	heard     chan struct{}      // closed, and another one made, when a stream has heard of a version or ends
-	hurry     chan struct{}      // has an element where check must not wait for long
+	version   int64               // counts changes of interests
+	streams   map[string]*stream  // by address; those that are open
+	heard     chan struct{}       // closed, and another one made, when a stream has heard of a version or ends
+	uncounted map[string]struct{} // rooms that check is to count soon
+	hurry     chan struct{}       // has an element where there are any
 }
 
 // errNoTotals is the error of a count where all rpc-servers are of a version that cannot.
@@ -73,7 +75,7 @@ type Waiter struct {
 func newWaits(totals func(context.Context, []string) ([]int64, error)) *waits {
 	return &waits{
 		totals: totals, metrics: newWaitMetrics(), waiters: map[string]map[*Waiter]struct{}{}, interests: map[string]*interest{},
-		streams: map[string]*stream{}, heard: make(chan struct{}), hurry: make(chan struct{}, 1),
+		streams: map[string]*stream{}, heard: make(chan struct{}), uncounted: map[string]struct{}{}, hurry: make(chan struct{}, 1),
 	}
 }
 
@@ -87,7 +89,7 @@ func (c *Client) Wait(ctx context.Context, chat string) *Waiter {
 
 func (w *waits) add(ctx context.Context, name string) *Waiter {
 	waiter := &Waiter{waits: w, name: name, news: make(chan struct{}, 1)}
-	waiter.total.Store(unknownTotal)
+	waiter.total.Store(rpc.UNKNOWN_TOTAL)
 	w.mu.Lock()
 	if w.waiters[name] == nil {
 		w.waiters[name] = map[*Waiter]struct{}{}
@@ -158,8 +160,10 @@ func (w *Waiter) Saw(total int64) { w.total.Store(total) }
 
 // Failed takes that the caller looked in vain. There is news as soon as the chat can be read.
 func (w *Waiter) Failed() {
-	w.Saw(unknownTotal)
-	w.waits.again()
+	w.Saw(rpc.UNKNOWN_TOTAL)
+	w.waits.mu.Lock()
+	defer w.waits.mu.Unlock()
+	w.waits.again(w.name)
 }
 
 // Close ends the wait.
@@ -205,12 +209,12 @@ func (w *waits) hinted(room string, micros int64) {
 	}
 }
 
-// lookAgain wakes everybody, over the time spread.
-func (w *waits) lookAgain() {
+// lookAgain wakes who waits for names, over the time spread.
+func (w *waits) lookAgain(names []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, waiters := range w.waiters {
-		for waiter := range waiters {
+	for _, name := range names {
+		for waiter := range w.waiters[name] {
 			time.AfterFunc(rand.N(spread), func() { waiter.wake("stream") })
 		}
 	}
@@ -219,48 +223,63 @@ func (w *waits) lookAgain() {
 // check counts what is waited for, again and again until ctx ends, and wakes who saw another
 // total.
 func (w *waits) check(ctx context.Context) {
+	due := time.NewTimer(minCheck)
 	for {
-		pause := time.NewTimer(minCheck + rand.N(maxCheck-minCheck))
 		select {
 		case <-ctx.Done():
 			return
-		case <-pause.C:
+		case <-due.C:
+			due.Reset(minCheck + rand.N(maxCheck-minCheck))
+			w.forget(time.Now().Add(-minCheck))
+			w.mu.Lock()
+			rooms := w.rooms()
+			w.mu.Unlock()
+			w.count(ctx, rooms)
 		case <-w.hurry:
-			pause.Stop()
 			time.Sleep(recheck/2 + rand.N(recheck))
-		}
-		w.forget(time.Now().Add(-minCheck))
-		chats := w.rooms()
-		for len(chats) > 0 && ctx.Err() == nil {
-			some := chats[:min(maxTotals, len(chats))]
-			chats = chats[len(some):]
-			totals, err := w.totals(ctx, some)
-			switch {
-			case errors.Is(err, errNoTotals):
-				w.lookAgain()
-				chats = nil
-			case err != nil:
-				slog.Debug("chats that are waited for cannot be counted", "err", err)
-				w.again()
-			default:
-				w.compare(some, totals)
-			}
+			w.count(ctx, w.takeUncounted())
 		}
 	}
 }
 
-// again has check not wait for long.
-func (w *waits) again() {
+// count counts rooms, and wakes who saw another total.
+func (w *waits) count(ctx context.Context, rooms []string) {
+	for some := range slices.Chunk(rooms, maxTotals) {
+		totals, err := w.totals(ctx, some)
+		switch {
+		case errors.Is(err, errNoTotals):
+			w.lookAgain(some)
+			continue
+		case err != nil:
+			slog.Debug("chats that are waited for cannot be counted", "err", err)
+			totals = slices.Repeat([]int64{rpc.UNKNOWN_TOTAL}, len(some))
+		}
+		w.compare(some, totals)
+	}
+}
+
+// again has rooms counted soon. The caller must hold mu.
+func (w *waits) again(rooms ...string) {
+	for _, room := range rooms {
+		w.uncounted[room] = struct{}{}
+	}
 	select {
 	case w.hurry <- struct{}{}:
 	default:
 	}
 }
 
-// rooms returns the names of the rooms that are waited for.
-func (w *waits) rooms() []string {
+// takeUncounted returns the rooms that are to be counted soon.
+func (w *waits) takeUncounted() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	rooms := slices.Collect(maps.Keys(w.uncounted))
+	clear(w.uncounted)
+	return rooms
+}
+
+// rooms returns the names of the rooms that are waited for. The caller must hold mu.
+func (w *waits) rooms() []string {
 	var rooms []string
 	for name := range w.waiters {
 		if strings.Contains(name, ":") {
@@ -270,13 +289,20 @@ func (w *waits) rooms() []string {
 	return rooms
 }
 
+// names returns what is waited for.
+func (w *waits) names() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Keys(w.waiters))
+}
+
 // compare wakes who saw another total than what is there now.
 func (w *waits) compare(rooms []string, totals []int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, room := range rooms {
-		if totals[i] == unknownTotal {
-			w.again()
+		if totals[i] == rpc.UNKNOWN_TOTAL && len(w.waiters[room]) > 0 {
+			w.again(room)
 			continue
 		}
 		for waiter := range w.waiters[room] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,18 +26,19 @@ func listen(t *testing.T, addresses ...string) *Client {
 	return c
 }
 
-// heard waits until an rpc-server has heard of all that is waited for, and all have looked.
-func heard(c *Client, b *backendtest.Server) {
-	version := (<-b.Interests).Version
-	for all := false; !all; time.Sleep(10 * time.Millisecond) {
-		c.waits.mu.Lock()
-		all = len(c.waits.streams) > 0
-		for _, s := range c.waits.streams {
-			all = all && s.heard >= version
+// heard waits until all rpc-servers have heard of all that is waited for, and takes the first
+// thing that b was told.
+func heard(t *testing.T, c *Client, b *backendtest.Server) {
+	t.Helper()
+	backendtest.Receive(t, b.Interests)
+	backendtest.Eventually(t, func() bool {
+		for _, address := range c.balancer.listeners() {
+			if !c.waits.listensTo(address) {
+				return false
+			}
 		}
-		c.waits.mu.Unlock()
-	}
-	time.Sleep(briefly)
+		return true
+	})
 }
 
 // hasNews reports whether there may be news for a waiter within d.
@@ -57,7 +59,7 @@ const (
 func TestWaits_AHintIsForItsRoomAndItsMembers(t *testing.T) {
 	b := backendtest.New()
 	c := listen(t, backendtest.Serve(t, b))
-	heard(c, b)
+	heard(t, c, b)
 	room, other := c.Wait(t.Context(), "Bob:alice"), c.Wait(t.Context(), "alice:carol")
 	defer room.Close()
 	defer other.Close()
@@ -84,20 +86,20 @@ func TestWaits_AHintIsForItsRoomAndItsMembers(t *testing.T) {
 func TestWaits_AnRPCServerHasHeardOfAWaiter(t *testing.T) {
 	b := backendtest.New()
 	c := listen(t, backendtest.Serve(t, b))
-	heard(c, b)
+	heard(t, c, b)
 	for range 20 {
 		w := c.Wait(t.Context(), "alice:bob")
 		w.Close()
 	}
 	require.Len(t, b.Interests, 1, "a name stays for a while after its last waiter")
-	assert.Equal(t, []string{"alice:bob"}, (<-b.Interests).Added)
+	assert.Equal(t, []string{"alice:bob"}, backendtest.Receive(t, b.Interests).Added)
 
 	w := c.Wait(t.Context(), "alice:carol")
 	assert.Len(t, b.Interests, 1)
 	c.waits.forget(time.Now().Add(time.Second))
 	backendtest.Eventually(t, func() bool { return len(b.Interests) == 2 })
-	assert.Equal(t, []string{"alice:carol"}, (<-b.Interests).Added)
-	assert.Equal(t, []string{"alice:bob"}, (<-b.Interests).Removed, "not what is waited for")
+	assert.Equal(t, []string{"alice:carol"}, backendtest.Receive(t, b.Interests).Added)
+	assert.Equal(t, []string{"alice:bob"}, backendtest.Receive(t, b.Interests).Removed, "not what is waited for")
 	w.Close()
 }
 
@@ -114,7 +116,7 @@ func TestStreams_ANewOneHasEverybodyLook(t *testing.T) {
 	for range 2 {
 		stop := serveAt(t, b, address)
 		assert.True(t, hasNews(w, long))
-		assert.Equal(t, []string{"alice:bob"}, (<-b.Interests).Added, "the whole")
+		assert.Equal(t, []string{"alice:bob"}, backendtest.Receive(t, b.Interests).Added, "the whole")
 		backendtest.Eventually(t, func() bool { return c.waits.listensTo(address) })
 		stop()
 		backendtest.Eventually(t, func() bool { return !c.waits.listensTo(address) })
@@ -161,7 +163,7 @@ func TestStreams_AMuteServerHoldsUpNobody(t *testing.T) {
 	mute, b := backendtest.New(), backendtest.New()
 	mute.Mute = true
 	c := listen(t, backendtest.Serve(t, mute), backendtest.Serve(t, b))
-	<-b.Interests
+	backendtest.Receive(t, b.Interests)
 	time.Sleep(briefly)
 	began := time.Now()
 	c.Wait(t.Context(), "alice:bob").Close()
@@ -183,7 +185,7 @@ func TestStreams_AnOlderServerIsLeftAlone(t *testing.T) {
 	assert.ErrorIs(t, err, errNoTotals, "everybody looks then")
 
 	c.balancer.update([]discovery.Instance{instance, backendtest.Instance(backendtest.Serve(t, b))})
-	<-b.Interests
+	backendtest.Receive(t, b.Interests)
 	b.Total.Store(7)
 	for range 4 {
 		totals, err := c.waits.totals(t.Context(), []string{"alice:bob"})
@@ -201,18 +203,34 @@ func TestWaits_TheTimerFindsWhatNoHintTold(t *testing.T) {
 	defer unknown.Close()
 	saw.Saw(3)
 	unknown.Failed()
-	assert.Len(t, c.waits.hurry, 1, "it is counted soon")
-	<-c.waits.hurry
-	c.waits.compare([]string{"alice:bob", "alice:carol", "nobody:waits"}, []int64{3, unknownTotal, 5})
+	assert.Equal(t, []string{"alice:carol"}, c.waits.takeUncounted(), "it is counted soon")
+	c.waits.compare([]string{"alice:bob", "alice:carol", "nobody:waits"}, []int64{3, rpc.UNKNOWN_TOTAL, rpc.UNKNOWN_TOTAL})
 	assert.False(t, hasNews(saw, briefly))
 	assert.False(t, hasNews(unknown, briefly))
-	assert.Len(t, c.waits.hurry, 1, "what cannot be counted is counted again soon")
+	assert.Equal(t, []string{"alice:carol"}, c.waits.takeUncounted(), "what cannot be counted is counted again soon")
 	c.waits.compare([]string{"alice:bob", "alice:carol"}, []int64{4, 5})
 	assert.True(t, hasNews(saw, briefly))
 	assert.True(t, hasNews(unknown, briefly))
 	saw.Saw(4)
 	c.waits.compare([]string{"alice:bob"}, []int64{2})
 	assert.True(t, hasNews(saw, briefly), "the chat went back")
+}
+
+// TestWaits_WhatCannotBeCountedCostsTheOthersNothing has one chat that is never counted.
+func TestWaits_WhatCannotBeCountedCostsTheOthersNothing(t *testing.T) {
+	asked := make(chan []string, 1000)
+	w := newWaits(func(_ context.Context, rooms []string) ([]int64, error) {
+		asked <- rooms
+		return slices.Repeat([]int64{rpc.UNKNOWN_TOTAL}, len(rooms)), nil
+	})
+	broken, other := w.add(t.Context(), "alice:bob"), w.add(t.Context(), "alice:carol")
+	defer broken.Close()
+	defer other.Close()
+	go w.check(t.Context())
+	broken.Failed()
+	for range 3 {
+		assert.Equal(t, []string{"alice:bob"}, backendtest.Receive(t, asked))
+	}
 }
 
 func TestWaits_KeepFewNamesThatNobodyWaitsFor(t *testing.T) {

@@ -26,16 +26,21 @@ type Connections struct {
 	writeTimeout time.Duration // of an answer
 	evicted      prometheus.Counter
 
-	mu   sync.Mutex
-	open map[*conn]struct{}
+	mu         sync.Mutex
+	open       map[*conn]struct{} // of which any may be evicted
+	held       map[*conn]struct{} // whose answers are held back
+	inspecting bool               // whether inspect runs now and then
 }
 
 // NewConnections returns a bound of max open connections. readTimeout is how long a request
 // may take to arrive, writeTimeout how long an answer may take to be received.
 func NewConnections(max int, readTimeout, writeTimeout time.Duration) *Connections {
-	return &Connections{max: max, readTimeout: readTimeout, writeTimeout: writeTimeout, open: map[*conn]struct{}{}, evicted: prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "http_connections_closed_total", Help: "Connections closed because of MAX_CONNECTIONS: the one that waited longest or, if that is not long, the new one.",
-	})}
+	return &Connections{
+		max: max, readTimeout: readTimeout, writeTimeout: writeTimeout, open: map[*conn]struct{}{}, held: map[*conn]struct{}{},
+		evicted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "http_connections_closed_total", Help: "Connections closed because of MAX_CONNECTIONS: the one that waited longest or, if that is not long, the new one.",
+		}),
+	}
 }
 
 // Collectors are the metrics of the connections.
@@ -55,7 +60,7 @@ const sampleSize = 16
 func (s *Connections) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.open)
+	return len(s.open) + len(s.held)
 }
 
 // add adds a new connection, for which another one may be evicted. It reports whether
@@ -63,7 +68,7 @@ func (s *Connections) count() int {
 func (s *Connections) add(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.open) >= s.max {
+	if len(s.open)+len(s.held) >= s.max {
 		s.evicted.Inc()
 		oldest, looked := time.Now().Add(-gracePeriod).UnixNano(), 0
 		var victim *conn
@@ -89,6 +94,7 @@ func (s *Connections) remove(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.open, c)
+	delete(s.held, c)
 }
 
 // transport makes Hertz's transport: netpoll's, or the standard library's where TLS is
@@ -138,7 +144,9 @@ func (s *Connections) serve(ctx context.Context, _ hertzConn, next network.OnDat
 	c.silence.Stop()
 	defer c.answered()
 	c.SetReadTimeout(s.readTimeout)
-	c.left = ctx.Done()
+	left, leave := context.WithCancel(ctx)
+	defer leave()
+	c.left, c.leave = left.Done(), leave
 	return next(context.WithoutCancel(ctx), c) // who leaves ends no call that others may share
 }
 
@@ -155,7 +163,7 @@ func (s *Connections) serveTLS(ctx context.Context, accepted hertzConn, next net
 }
 
 func (s *Connections) newConn(accepted hertzConn) *conn {
-	c := &conn{hertzConn: accepted, writeTimeout: s.writeTimeout}
+	c := &conn{hertzConn: accepted, connections: s}
 	c.since.Store(time.Now().UnixNano())
 	return c
 }
@@ -169,11 +177,14 @@ type hertzConn interface {
 // conn is a client's connection.
 type conn struct {
 	hertzConn
-	writeTimeout time.Duration
-	since        atomic.Int64    // Unix nanoseconds: when it began what it does or waits for
-	silence      *time.Timer     // closes it if no byte comes; with TLS, a deadline does
-	left         <-chan struct{} // closed when the client closes, or half-closes; nil with TLS, where nobody tells
-	onAnswer     []func()
+	connections *Connections
+	since       atomic.Int64 // Unix nanoseconds: when it began what it does or waits for
+	silence     *time.Timer  // closes it if no byte comes; with TLS, a deadline does
+	// left is closed when the client closes, or half-closes, and by leave. They are nil with
+	// TLS, where nobody tells.
+	left     <-chan struct{}
+	leave    func()
+	onAnswer []func()
 	// betweenRequests is whether an empty line may come before what is read next.
 	betweenRequests bool
 }
@@ -217,7 +228,7 @@ func (c *conn) Flush() error {
 	defer c.answered()
 	now := time.Now()
 	c.since.Store(now.UnixNano())
-	c.SetWriteDeadline(now.Add(c.writeTimeout))
+	c.SetWriteDeadline(now.Add(c.connections.writeTimeout))
 	return c.hertzConn.Flush()
 }
 

@@ -75,6 +75,7 @@ type bounds struct {
 	waiters     int
 	stopping    context.Context
 	leaveWait   time.Duration
+	made        func(*Gateway) // is told of the gateway; nil is not
 }
 
 // wide are bounds that no test meets by chance.
@@ -107,10 +108,14 @@ func serveBounded(t *testing.T, client Backend, b bounds) string {
 // newGateway returns a server with a gateway that asks client.
 func newGateway(l net.Listener, client Backend, b bounds) *hertz.Hertz {
 	srv := edge.NewServer(l, b.https, b.connections, b.idle, 10*time.Millisecond)
-	New(Options{
+	g := New(Options{
 		Backend: client, Auth: b.auth, MaxBodyBytes: 1 << 20, Buffers: b.buffers, CORSOrigins: b.origins, TLS: b.https != nil,
 		MaxWaiters: b.waiters, Stopping: b.stopping, LeaveWait: b.leaveWait,
-	}).Route(srv.Engine)
+	})
+	if b.made != nil {
+		b.made(g)
+	}
+	g.Route(srv.Engine)
 	return srv
 }
 

@@ -11,15 +11,16 @@ import (
 	"im/http-server/edge"
 	"im/internal/gen/api"
 	"im/internal/gen/rpc"
+	"im/internal/member"
 )
 
 const (
 	// maxWait is the longest wait: proxies give up after a minute. A longer one is served as
 	// this.
 	maxWait = 50 * time.Second
-	// maxChat is the most bytes of a chat: two names and a colon. The rpc-servers refuse what
-	// is longer, and are not to remember it.
-	maxChat = 2*128 + 1
+	// maxChat is the most bytes of a chat. The rpc-servers refuse what is longer, and are not to
+	// remember it.
+	maxChat = 2*member.MaxBytes + len(":")
 	// maxLooks is how many of those who wait look again at a time.
 	maxLooks = 256
 )

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -29,7 +30,8 @@ import (
 // chatOf is an rpc-server with one chat, jack:marcus.
 type chatOf struct {
 	*backendtest.Server
-	count atomic.Int64
+	count   atomic.Int64
+	gateway *Gateway // that asks it
 	// before is called before a pull reads, after when it has read; nil is not.
 	before, after func()
 }
@@ -81,8 +83,11 @@ func waitAt(t *testing.T, s *chatOf, change func(*bounds)) string {
 		change(&b)
 	}
 	client := dial(t, 3*time.Second, backendtest.Serve(t, s))
-	<-s.Interests                      // the first one
-	time.Sleep(100 * time.Millisecond) // the gateway hears that
+	backendtest.Eventually(t, func() bool {
+		about, err := json.Marshal(client.Checks()[0].About())
+		return err == nil && strings.Contains(string(about), `"hints":true`)
+	})
+	b.made = func(g *Gateway) { s.gateway = g }
 	return serveBounded(t, client, b)
 }
 
@@ -110,11 +115,15 @@ func (s *chatOf) waits(t *testing.T, base string, n int, headers ...string) <-ch
 			answers <- resp
 		}()
 	}
-	for range n {
-		<-s.Pulls // the first looks
-	}
-	time.Sleep(100 * time.Millisecond) // they have the answers, and wait
+	s.waitUntil(t, n)
+	backendtest.Drained(s.Pulls) // the first looks
 	return answers
+}
+
+// waitUntil waits until n requests wait at the gateway.
+func (s *chatOf) waitUntil(t *testing.T, n int) {
+	t.Helper()
+	backendtest.Eventually(t, func() bool { return testutil.ToFloat64(s.gateway.metrics.waiters) == float64(n) })
 }
 
 // dialRaw opens a connection to a gateway; tcp is what is below TLS.
@@ -201,7 +210,7 @@ func TestWait_HearsOfItsOwnRoomAlone(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	assert.Empty(t, s.Pulls, "nobody looks")
 	s.store()
-	assert.Equal(t, 200, (<-answers).StatusCode)
+	assert.Equal(t, 200, backendtest.Receive(t, answers).StatusCode)
 }
 
 func TestWait_WaitsOutWhatFailsLater(t *testing.T) {
@@ -220,10 +229,10 @@ func TestWait_WaitsOutWhatFailsLater(t *testing.T) {
 	s.Code.Store(503)
 	s.store()
 	for range 3 {
-		<-s.Pulls // the look for the hint, with its retries
+		backendtest.Receive(t, s.Pulls) // the look for the hint, with its retries
 	}
 	s.Code.Store(0)
-	assert.Equal(t, 200, (<-answers).StatusCode)
+	assert.Equal(t, 200, backendtest.Receive(t, answers).StatusCode)
 
 	s.count.Store(1)
 	s.Code.Store(0)
@@ -232,9 +241,9 @@ func TestWait_WaitsOutWhatFailsLater(t *testing.T) {
 		resp, _, _ := pullWait(t, base, 1, 2)
 		over <- resp
 	}()
-	time.Sleep(time.Second)
+	s.waitUntil(t, 1)
 	s.Code.Store(503)
-	assert.Equal(t, 503, (<-over).StatusCode, "the last look decides")
+	assert.Equal(t, 503, backendtest.Receive(t, over).StatusCode, "the last look decides")
 }
 
 func TestWait_IsRefusedWhereTooManyDo(t *testing.T) {
@@ -250,18 +259,34 @@ func TestWait_IsRefusedWhereTooManyDo(t *testing.T) {
 	resp, _ = call(t, "GET", base+"/api/pull?chat=jack:marcus&cursor=1", "")
 	assert.Equal(t, 200, resp.StatusCode, "without a wait")
 	s.store()
-	assert.Equal(t, 200, (<-answers).StatusCode)
-	assert.Equal(t, 200, (<-answers).StatusCode)
+	assert.Equal(t, 200, backendtest.Receive(t, answers).StatusCode)
+	assert.Equal(t, 200, backendtest.Receive(t, answers).StatusCode)
 	backendtest.Drained(s.Pulls)
 	resp, _, _ = pullWait(t, base, int(s.count.Load()), 1)
 	assert.Equal(t, 200, resp.StatusCode, "there is room again")
 }
 
+const waiting = "GET /api/pull?chat=jack:marcus&cursor=1&wait=30 HTTP/1.1\r\nHost: im\r\n\r\n"
+
 func TestWait_FreesThePlaceOfAClientThatLeaves(t *testing.T) {
 	t.Parallel()
-	for name, leave := range map[string]func(*net.TCPConn) error{
-		"closed":      (*net.TCPConn).Close,
-		"half-closed": (*net.TCPConn).CloseWrite,
+	for name, leave := range map[string]func(net.Conn, *net.TCPConn) error{
+		"closed":      func(_ net.Conn, tcp *net.TCPConn) error { return tcp.Close() },
+		"half-closed": func(_ net.Conn, tcp *net.TCPConn) error { return tcp.CloseWrite() },
+		"closed behind another request": func(conn net.Conn, tcp *net.TCPConn) error {
+			_, err := io.WriteString(conn, waiting)
+			return errors.Join(err, tcp.CloseWrite())
+		},
+		"sends more and more": func(conn net.Conn, _ *net.TCPConn) error {
+			go func() {
+				for text := make([]byte, 64<<10); ; {
+					if _, err := conn.Write(text); err != nil {
+						return
+					}
+				}
+			}()
+			return nil
+		},
 	} {
 		for _, https := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/https=%t", name, https), func(t *testing.T) {
@@ -276,25 +301,50 @@ func TestWait_FreesThePlaceOfAClientThatLeaves(t *testing.T) {
 					}
 				})
 				conn, tcp := dialRaw(t, base)
-				fmt.Fprintf(conn, "GET /api/pull?chat=jack:marcus&cursor=1&wait=30 HTTP/1.1\r\nHost: im\r\n\r\n")
-				<-s.Pulls
-				time.Sleep(50 * time.Millisecond)
-				require.NoError(t, leave(tcp))
+				io.WriteString(conn, waiting)
+				s.waitUntil(t, 1)
+				require.NoError(t, leave(conn, tcp))
 				backendtest.Eventually(t, func() bool { return testutil.ToFloat64(conns.Collectors()[1]) == 0 })
 				answers := make(chan int, 1)
 				go func() {
 					other, _ := dialRaw(t, base)
-					fmt.Fprintf(other, "GET /api/pull?chat=jack:marcus&cursor=1&wait=30 HTTP/1.1\r\nHost: im\r\n\r\n")
+					io.WriteString(other, waiting)
 					resp, err := http.ReadResponse(bufio.NewReader(other), nil)
 					if assert.NoError(t, err) {
 						answers <- resp.StatusCode
 					}
 				}()
-				<-s.Pulls
+				s.waitUntil(t, 1)
 				s.store()
-				assert.Equal(t, 200, <-answers)
+				assert.Equal(t, 200, backendtest.Receive(t, answers))
 			})
 		}
+	}
+}
+
+// TestWait_OthersAreFoundToBeEvicted has nearly all connections wait, so that the few that may
+// be evicted are hard to find.
+func TestWait_OthersAreFoundToBeEvicted(t *testing.T) {
+	t.Parallel()
+	const n, others = 200, 5
+	s := newChatOf()
+	s.count.Store(1)
+	base := waitAt(t, s, func(b *bounds) { b.connections = edge.NewConnections(n, time.Minute, time.Minute) })
+	for waiters := range n - others {
+		conn, _ := dialRaw(t, base)
+		io.WriteString(conn, waiting)
+		if waiters%20 == 0 { // all their first looks at a time are too many
+			s.waitUntil(t, waiters+1)
+		}
+	}
+	s.waitUntil(t, n-others)
+	for range 3 * others {
+		conn, _ := dialRaw(t, base)
+		fmt.Fprint(conn, "GET /ping HTTP/1.1\r\nHost: im\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		require.NoError(t, err)
+		assert.Equal(t, 200, resp.StatusCode)
+		time.Sleep(300 * time.Millisecond) // so that the oldest may be evicted
 	}
 }
 
@@ -317,9 +367,8 @@ func TestWait_OutlastsTheBoundsOfConnections(t *testing.T) {
 			conn, _ := dialRaw(t, base)
 			reader := bufio.NewReader(conn)
 			for range 2 { // it is an ordinary connection again between
-				backendtest.Drained(s.Pulls)
 				fmt.Fprintf(conn, "GET /api/pull?chat=jack:marcus&cursor=%d&wait=30 HTTP/1.1\r\nHost: im\r\n\r\n", s.count.Load())
-				<-s.Pulls
+				s.waitUntil(t, 1)
 				for range 4 {
 					dialRaw(t, strings.Replace(base, "https:", "http:", 1)) // and says nothing
 					time.Sleep(600 * time.Millisecond)                      // so that it may be evicted
@@ -345,7 +394,7 @@ func TestWait_EndsWhileTheServerStops(t *testing.T) {
 	answers := s.waits(t, base, 20)
 	began := time.Now()
 	stop()
-	first := <-answers
+	first := backendtest.Receive(t, answers)
 	assert.True(t, first.Close)
 	assert.Less(t, time.Since(began), leaveWait/2, "they leave one after the other")
 	resp, body, took := pullWait(t, base, 1, 30)
@@ -354,7 +403,7 @@ func TestWait_EndsWhileTheServerStops(t *testing.T) {
 	assert.InDelta(t, leaveWait.Seconds(), time.Since(began).Seconds(), 0.5)
 	assert.Less(t, took, leaveWait)
 	for range 19 {
-		resp := <-answers
+		resp := backendtest.Receive(t, answers)
 		assert.Equal(t, 200, resp.StatusCode)
 		assert.True(t, resp.Close)
 	}

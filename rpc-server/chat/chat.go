@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// MaxMember is the most bytes a member's name may have, as sent.
-	MaxMember = 128
 	// DefaultLimit is the number of messages of a page whose query says 0.
 	DefaultLimit = 10
 	// MaxLimit is the most messages of a page; a larger limit is served as this.
@@ -57,8 +55,8 @@ func ParseRoom(chat string) (Room, error) {
 	if a == "" || b == "" || strings.Contains(b, ":") {
 		return Room{}, invalid(`chat: must be two names with one colon between them, as in "jack:marcus", not %s`, quote(chat))
 	}
-	if len(a) > MaxMember || len(b) > MaxMember {
-		return Room{}, invalid("chat: a member has more than %d bytes: %s", MaxMember, quote(chat))
+	if len(a) > member.MaxBytes || len(b) > member.MaxBytes {
+		return Room{}, invalid("chat: a member has more than %d bytes: %s", member.MaxBytes, quote(chat))
 	}
 	a, b = member.Pair(a, b)
 	return Room{[2]string{a, b}}, nil
@@ -182,7 +180,7 @@ type Page struct {
 
 // quote shows foreign text in an error, cut where it would grow too long.
 func quote(s string) string {
-	const most = 2*MaxMember + 1
+	const most = 2*member.MaxBytes + 1
 	if len(s) > most {
 		return fmt.Sprintf("%q and %d bytes more", s[:most], len(s)-most)
 	}

@@ -26,13 +26,13 @@ func FuzzParseRoom(f *testing.F) {
 	for _, chat := range []string{
 		"jack:marcus", "Marcus:JACK", "jack:jack", "jack", ":", ":marcus", "jack:", "a:b:c", "", " : ",
 		"İ:\u212a", "ß:ẞ", "ſ:s", "µ:μ", "ǅ:ǆ", "ΟΔΟΣ:ς", "é:e\u0301", "\ufffd:\xff", "a:\u0085", "a\x7f:b", "a:\xed\xa0\x80", "🙂:x",
-		a(MaxMember) + ":" + a(MaxMember+1), strings.Repeat("Ⱥ", MaxMember/2) + ":ⱥ",
+		a(member.MaxBytes) + ":" + a(member.MaxBytes+1), strings.Repeat("Ⱥ", member.MaxBytes/2) + ":ⱥ",
 	} {
 		f.Add(chat)
 	}
 	f.Fuzz(func(t *testing.T, chat string) {
 		room, err := ParseRoom(chat)
-		first, second, ok := plainMembers(chat, MaxMember)
+		first, second, ok := plainMembers(chat, member.MaxBytes)
 		if !ok {
 			assert.Zero(t, room)
 			requireInvalid(t, "chat: ", err)
@@ -54,7 +54,7 @@ func FuzzParseRoom(f *testing.F) {
 			otherCase(first) + ":" + second,
 			otherCase(second) + ":" + otherCase(first),
 		} {
-			if _, _, ok := plainMembers(spelling, MaxMember); !ok {
+			if _, _, ok := plainMembers(spelling, member.MaxBytes); !ok {
 				continue // a letter may have more bytes in the other case
 			}
 			same, err := ParseRoom(spelling)
@@ -122,7 +122,7 @@ func FuzzNewMessage(f *testing.F) {
 			"text":            text == "" || len(text) > most || !utf8.ValidString(text),
 			"Idempotency-Key": withKey && !plainKey(key),
 		}
-		first, second, ok := plainMembers(chat, MaxMember)
+		first, second, ok := plainMembers(chat, member.MaxBytes)
 		if wrong["chat"] = !ok; ok {
 			name := member.Fold(sender)
 			wrong["sender"] = !utf8.ValidString(sender) || name != member.Fold(first) && name != member.Fold(second)

@@ -7,6 +7,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -51,6 +52,10 @@ type config struct {
 	Floor struct {
 		Addr string `arg:""`
 	} `cmd:"" hidden:"" help:"Answer every request with an empty 200."`
+	Crowd struct {
+		URL string `arg:""`
+		N   int    `arg:""`
+	} `cmd:"" hidden:"" help:"Wait for news in as many chats until stdin ends."`
 }
 
 //go:embed load.lua
@@ -59,11 +64,14 @@ var script string
 func main() {
 	var cfg config
 	parsed := kong.Parse(&cfg, kong.Description("Measures the system as a whole."))
-	if parsed.Command() == "floor <addr>" {
-		floor(cfg.Floor.Addr)
-		return
+	do := func() error { return run(context.Background(), cfg) }
+	switch parsed.Command() {
+	case "floor <addr>":
+		do = func() error { floor(cfg.Floor.Addr); return nil }
+	case "crowd <url> <n>":
+		do = func() error { return runCrowd(cfg.Crowd.URL, cfg.Crowd.N) }
 	}
-	if err := run(context.Background(), cfg); err != nil {
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -282,12 +290,9 @@ type generator struct {
 
 // ask runs wrk with one thread, and tells what it cost.
 func (g generator) ask(l load, d time.Duration) (round, error) {
-	url, processes := g.stack.URL(), g.processes()
+	url, processes := g.url(), g.processes()
 	if l.name == floorLoad {
 		url, processes = "http://"+g.nothing.Addr, []*stack.Process{g.nothing}
-	}
-	if g.https {
-		url = strings.Replace(url, "http:", "https:", 1)
 	}
 	spent := meter(processes)
 	out, err := exec.Command("wrk", "-t1", fmt.Sprintf("-c%d", cmp.Or(l.connections, 64)), fmt.Sprintf("-d%ds", max(1, int(d.Seconds()))), "--timeout=10s", "--latency",
@@ -323,6 +328,14 @@ func (g generator) ask(l load, d time.Duration) (round, error) {
 	return r, nil
 }
 
+// url is the base URL of the first gateway.
+func (g generator) url() string {
+	if g.https {
+		return strings.Replace(g.stack.URL(), "http:", "https:", 1)
+	}
+	return g.stack.URL()
+}
+
 // processes are those whose CPU time counts.
 func (g generator) processes() []*stack.Process {
 	return slices.Concat(g.stack.Redis, g.stack.RPCServers, g.stack.Gateways)
@@ -348,7 +361,7 @@ func meter(processes []*stack.Process) func(requests float64) map[string]time.Du
 // that has to open a new one for each request once it is behind stays behind, and measures
 // that.
 func client() *http.Client {
-	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 }
 
 // open asks at a fixed rate, whether or not answers come: latency means something
@@ -376,6 +389,15 @@ func open(client *http.Client, url, kind string, rate int, d time.Duration) *veg
 		fmt.Println(kind, err)
 	}
 	return m
+}
+
+// openAll asks as open does. Each request must be answered 200.
+func (g generator) openAll(client *http.Client, kind string, rate int, d time.Duration) (*vegeta.Metrics, error) {
+	m := open(client, g.url(), kind, rate, d)
+	if m.Success < 1 {
+		return nil, fmt.Errorf("%s: %s: only %.2f %% answered 200", g.name, kind, m.Success*100)
+	}
+	return m, nil
 }
 
 func median(rounds []round, of func(round) float64) float64 {

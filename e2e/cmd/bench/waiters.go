@@ -2,17 +2,20 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"path/filepath"
+	"os"
+	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"im/e2e/stack"
@@ -21,60 +24,55 @@ import (
 const (
 	// idleTime is how long clients that wait are watched while nothing happens.
 	idleTime = 30 * time.Second
+	// settleTime is a pause in which what was before comes to an end.
+	settleTime = 5 * time.Second
 	// deliveries is how many messages are waited for, and deliveryRate how many a second.
 	deliveries, deliveryRate = 1000, 100
 )
 
 // waiters tells what clients cost that wait for news, and how soon they have them.
-func (g generator) waiters(ctx context.Context, cfg config, options stack.Options) (string, error) {
-	options.RPCServers, options.Gateways = 2, 2
-	options.Dir = filepath.Join(options.Dir, "waiters")
-	options.Logs = filepath.Join(options.Dir, "logs")
-	options.Settings = append(slices.Clone(options.Settings), "MAX_CONNECTIONS=20000", "LEAVE_WAIT=2s")
-	s, err := stack.Start(ctx, options)
+func (g generator) waiters(ctx context.Context, cfg config, o stack.Options) (string, error) {
+	authority, err := stack.NewAuthority(o.Dir)
 	if err != nil {
 		return "", err
 	}
-	defer s.Stop()
-	g.name, g.stack = "beside waiters", s
-	time.Sleep(2 * time.Second) // the gateways open their streams
-
+	cert, key, err := authority.Issue("gateway")
+	if err != nil {
+		return "", err
+	}
+	change := func(settings ...string) func(*stack.Options) {
+		return func(o *stack.Options) {
+			o.RPCServers, o.Gateways = 2, 2
+			o.Settings = append(append(o.Settings, "MAX_CONNECTIONS=20000"), settings...)
+		}
+	}
+	sides, stop, err := g.start(ctx, o, []system{
+		{name: "plain text", change: change()},
+		{name: "TLS", https: true, change: change("TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+key)},
+	})
+	defer stop()
+	if err != nil {
+		return "", err
+	}
 	var b strings.Builder
 	b.WriteString(waitersPreface)
-	full, err := g.ask(loads[1], cfg.Duration) // also fills the chats
-	if err != nil {
-		return "", err
-	}
-	rate := int(full.rate / 2)
-	for _, n := range []int{5000, 10000} {
-		before := s.Gateways[0].Memory()
-		crowd, err := gather(ctx, s.URL(), n)
+	for _, side := range sides {
+		full, err := side.ask(loads[1], cfg.Duration) // also fills the chats
 		if err != nil {
 			return "", err
 		}
-		time.Sleep(5 * time.Second)
-		spent := meter(g.processes())
-		time.Sleep(idleTime)
-		cpu := spent(1)
-		memory := s.Gateways[0].Memory() - before
-		with := open(client(), s.URL(), "send", rate, cfg.Duration)
-		left := time.Now()
-		crowd.leave()
-		gone, err := untilNone(ctx, s.Gateways[0], left)
-		if err != nil {
-			return "", err
+		row := fmt.Sprintf("| %s | 0 | %s | | | | | | |\n", side.name, side.idle())
+		fmt.Print(row)
+		b.WriteString(row)
+		for _, n := range []int{5000, 10000} {
+			row, err := side.crowded(ctx, cfg, n, int(full.rate/8))
+			if err != nil {
+				return "", err
+			}
+			b.WriteString(row)
 		}
-		without := open(client(), s.URL(), "send", rate, cfg.Duration)
-		polling := meter(g.processes())
-		polled := open(client(), s.URL(), "pull", n, cfg.Duration)
-		pollingCPU := polling(1)
-		line := fmt.Sprintf("| %d | %.1f %% | %.0f %% | %.1f | %.2f | %d | %.1f |\n", n,
-			share(cpu, idleTime), share(pollingCPU, cfg.Duration)*float64(n)/polled.Rate, float64(memory)/1024/float64(n),
-			with.Latencies.P99.Seconds()/without.Latencies.P99.Seconds(), rate, gone.Seconds())
-		fmt.Print(line)
-		b.WriteString(line)
 	}
-	delays, err := deliver(ctx, s)
+	delays, err := deliver(ctx, sides[0].stack)
 	if err != nil {
 		return "", err
 	}
@@ -82,7 +80,68 @@ func (g generator) waiters(ctx context.Context, cfg config, options stack.Option
 	return b.String(), nil
 }
 
+// crowded returns the row of n clients that wait, beside which messages are sent.
+func (g generator) crowded(ctx context.Context, cfg config, n, sends int) (string, error) {
+	gateway := g.stack.Gateways[0]
+	before := gateway.Memory()
+	crowd, err := g.gather(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	cpu := g.idle()
+	memory := gateway.Memory() - before
+
+	var gone time.Duration
+	var withs, withouts, ratios []float64
+	sender := client()
+	for range cfg.Rounds {
+		time.Sleep(settleTime)
+		with, err := g.openAll(sender, "send", sends, cfg.Duration)
+		if err != nil {
+			return "", err
+		}
+		left := time.Now()
+		if err := crowd.leave(); err != nil {
+			return "", err
+		}
+		if err := waitUntil(ctx, gateway, "http_waiters", 0); err != nil {
+			return "", err
+		}
+		gone = max(gone, time.Since(left))
+		time.Sleep(settleTime)
+		without, err := g.openAll(sender, "send", sends, cfg.Duration)
+		if err != nil {
+			return "", err
+		}
+		withs, withouts = append(withs, millis(with.Latencies.P99)), append(withouts, millis(without.Latencies.P99))
+		ratios = append(ratios, withs[len(withs)-1]/withouts[len(withouts)-1])
+		if crowd, err = g.gather(ctx, n); err != nil {
+			return "", err
+		}
+	}
+	if err := crowd.leave(); err != nil {
+		return "", err
+	}
+	spent := meter(g.processes())
+	if _, err := g.openAll(client(), "pull", n/2, cfg.Duration); err != nil {
+		return "", err
+	}
+	row := fmt.Sprintf("| %s | %d | %s | %.0f %% | %.1f | %d | %.2f → %.2f | %.2f | %.1f |\n", g.name, n, cpu, 2*share(spent(1), cfg.Duration),
+		float64(memory)/1024/float64(n), sends, middle(withouts), middle(withs), middle(ratios), gone.Seconds())
+	fmt.Print(row)
+	return row, nil
+}
+
 func millis(d time.Duration) float64 { return d.Seconds() * 1000 }
+
+// idle tells what the processes use while nothing happens.
+func (g generator) idle() string {
+	time.Sleep(settleTime)
+	spent := meter(g.processes())
+	one := meter([]*stack.Process{g.stack.Gateways[0], g.stack.RPCServers[0], g.stack.Redis[0]})
+	time.Sleep(idleTime)
+	return fmt.Sprintf("%.1f %% | %.1f %%", share(spent(1), idleTime), share(one(1), idleTime))
+}
 
 // share is how much of a core processes used, in a hundred.
 func share(cpu map[string]time.Duration, d time.Duration) (percent float64) {
@@ -92,73 +151,107 @@ func share(cpu map[string]time.Duration, d time.Duration) (percent float64) {
 	return percent
 }
 
-// crowd is many clients that wait, each for a chat of its own.
+// crowd is a process of many clients that wait: in this one, they would hold up who measures.
 type crowd struct {
-	conns []net.Conn
-	ended sync.WaitGroup
+	cmd   *exec.Cmd
+	stdin io.Closer
+	wrong bytes.Buffer // what it says on stderr
 }
 
-// gather has n clients wait.
-func gather(ctx context.Context, url string, n int) (*crowd, error) {
+// gather has n clients wait until they leave, each for a chat of its own.
+func (g generator) gather(ctx context.Context, n int) (*crowd, error) {
+	c := &crowd{cmd: exec.CommandContext(ctx, os.Args[0], "crowd", g.url(), strconv.Itoa(n))}
+	c.cmd.Stderr = &c.wrong
+	var err error
+	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	if err := c.cmd.Start(); err != nil {
+		return nil, err
+	}
+	return c, waitUntil(ctx, g.stack.Gateways[0], "http_waiters", n)
+}
+
+// leave has all leave at a time. The error is that of one that got anything but a 200.
+func (c *crowd) leave() error {
+	c.stdin.Close()
+	if err := c.cmd.Wait(); err != nil {
+		return fmt.Errorf("clients that wait: %w: %s", err, &c.wrong)
+	}
+	return nil
+}
+
+// runCrowd has n clients wait until stdin ends. The error is that of one that got anything but
+// a 200.
+func runCrowd(url string, n int) error {
 	scheme, address, _ := strings.Cut(url, "://")
-	c := &crowd{}
+	var conns []net.Conn
+	wrong := make(chan error, n)
 	for i := range n {
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if scheme == "https" {
 			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 		}
-		c.conns = append(c.conns, conn)
-		request := fmt.Sprintf("GET /api/pull?chat=idle-a-%d:idle-b-%d&wait=50 HTTP/1.1\r\nHost: im\r\n\r\n", i, i)
-		c.ended.Go(func() {
-			reader := bufio.NewReaderSize(conn, 16)
-			for {
-				if _, err := io.WriteString(conn, request); err != nil {
-					return
-				}
-				resp, err := http.ReadResponse(reader, nil)
-				if err != nil {
-					return
-				}
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-			}
-		})
+		conns = append(conns, conn)
+		go func() { wrong <- waitOn(conn, fmt.Sprintf("idle-a-%d:idle-b-%d", i, i)) }()
 		if i%100 == 99 { // a listener's backlog is no place for thousands
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	return c, ctx.Err()
-}
-
-// leave closes all connections.
-func (c *crowd) leave() {
-	for _, conn := range c.conns {
+	io.Copy(io.Discard, os.Stdin)
+	for _, conn := range conns {
 		conn.Close()
 	}
-	c.ended.Wait()
+	for range conns {
+		if err := <-wrong; err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+	}
+	return nil
 }
 
-// untilNone returns how long after left nobody waits at a gateway any more.
-func untilNone(ctx context.Context, gateway *stack.Process, left time.Time) (time.Duration, error) {
-	for ctx.Err() == nil && time.Since(left) < time.Minute {
-		resp, err := http.Get("http://" + gateway.Admin + "/metrics")
+// waitOn asks again and again for what is new in a chat, until the connection ends.
+func waitOn(conn net.Conn, chat string) error {
+	reader := bufio.NewReaderSize(conn, 16)
+	for {
+		if _, err := io.WriteString(conn, "GET /api/pull?chat="+chat+"&wait=50 HTTP/1.1\r\nHost: im\r\n\r\n"); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(reader, nil)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		body, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if err != nil {
-			return 0, err
+			return err
 		}
-		if strings.Contains(string(body), "\nhttp_waiters 0\n") {
-			return time.Since(left), nil
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s %s", resp.Status, body)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	return 0, fmt.Errorf("clients that have left still wait after %s", time.Since(left))
+}
+
+// waitUntil waits until a metric of a server has a value.
+func waitUntil(ctx context.Context, server *stack.Process, metric string, value int) error {
+	for end := time.Now().Add(time.Minute); ctx.Err() == nil && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get("http://" + server.Admin + "/metrics")
+		if err != nil {
+			return err
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			return err
+		}
+		if strings.Contains(string(body), fmt.Sprintf("\n%s %d\n", metric, value)) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is not %d after a minute", metric, value)
 }
 
 // deliver sends by one gateway what is waited for at the other one, and returns, sorted, how
@@ -219,12 +312,13 @@ func deliver(ctx context.Context, s *stack.Stack) ([]time.Duration, error) {
 const waitersPreface = `
 ## Clients that wait
 
-Two gateways, two rpc-servers; each client waits at one of the gateways for news of a chat of its own, up to 50 seconds, again and again. CPU is that of that
-gateway, both rpc-servers and Redis together, of one core, over 30 seconds in which nothing is sent; beside it, the CPU of as many clients that ask each
-second. Then messages are sent at half of what the system can, in other chats.
+Two gateways, two rpc-servers; each client waits at one of the gateways for news of a chat of its own, up to 50 seconds, again and again. CPU is that of both
+gateways, both rpc-servers and Redis together, of one core, over 30 seconds in which nothing is sent, and that of this gateway, an rpc-server and Redis alone; beside it, the CPU of as many clients that ask each
+second (twice that of half as many: the machine has too few cores for all). Then messages are sent to other chats, without the clients and with them in turn, at an eighth of what the system takes at 64 connections, whether or not answers
+come (open loop): with batches that small, and who asks, that is half of the machine. The ratio is the median of those of the rounds. Last, all clients leave at a time.
 
-| clients | CPU, waiting | CPU, asking each second | KiB of the gateway, each | p99 of sends, ratio to without them | sends/s | seconds until none is left |
-|---|---|---|---|---|---|---|
+| connections | clients | CPU, waiting | of three | CPU, asking each second | KiB of the gateway, each | sends/s | p99 of them, ms | ratio | seconds until none is left |
+|---|---|---|---|---|---|---|---|---|---|
 `
 
 const deliveryText = `

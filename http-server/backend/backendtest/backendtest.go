@@ -169,6 +169,17 @@ func Eventually(t testing.TB, ok func() bool) {
 	}
 }
 
+// Receive returns the next element of a channel.
+func Receive[T any](t testing.TB, c <-chan T) (element T) {
+	t.Helper()
+	select {
+	case element = <-c:
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "nothing came")
+	}
+	return element
+}
+
 // Together makes calls at the same time.
 func Together(n int, call func(i int)) {
 	var all sync.WaitGroup

@@ -16,6 +16,8 @@ const (
 	TAG_HINTS = "hints"
 
 	MSG_OVERLOAD = "the server has no room for more calls"
+
+	UNKNOWN_TOTAL = -1
 )
 
 type Code int64
