@@ -18,6 +18,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -31,7 +32,8 @@ import (
 type chatOf struct {
 	*backendtest.Server
 	count   atomic.Int64
-	gateway *Gateway // that asks it
+	gateway *Gateway             // that asks it
+	hints   prometheus.Collector // counts those that the gateway has heard
 	// before is called before a pull reads, after when it has read; nil is not.
 	before, after func()
 }
@@ -69,10 +71,14 @@ func (s *chatOf) Totals(_ context.Context, chats []string) ([]int64, error) {
 	return totals, nil
 }
 
-// store adds a message, of which there is a hint.
+// store adds a message, and returns once the gateway has heard the hint of it.
 func (s *chatOf) store() {
+	before := testutil.ToFloat64(s.hints)
 	s.count.Add(1)
 	s.Hints <- "jack:marcus"
+	for end := time.Now().Add(soon); testutil.ToFloat64(s.hints) == before && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // waitAt returns the base URL of a gateway that asks s, whose stream is open.
@@ -87,7 +93,7 @@ func waitAt(t *testing.T, s *chatOf, change func(*bounds)) string {
 		about, err := json.Marshal(client.Checks()[0].About())
 		return err == nil && strings.Contains(string(about), `"hints":true`)
 	})
-	b.made = func(g *Gateway) { s.gateway = g }
+	s.hints, b.made = client.Collectors()[0], func(g *Gateway) { s.gateway = g }
 	return serveBounded(t, client, b)
 }
 
