@@ -19,11 +19,14 @@ const string TAG_BATCHES = "batches"
 // TAG_HINTS is the tag of one that serves Listen and Totals.
 const string TAG_HINTS = "hints"
 
+// TAG_CHATS is the tag of one that serves Chats and Read, and Totals of members.
+const string TAG_CHATS = "chats"
+
 // MSG_OVERLOAD is the Msg of a call that is UNAVAILABLE because of MAX_IN_FLIGHT or
 // REDIS_QUEUE: the server is well, and has no room.
 const string MSG_OVERLOAD = "the server has no room for more calls"
 
-// UNKNOWN_TOTAL is the total of a chat that is not valid, or whose messages cannot be counted
+// UNKNOWN_TOTAL is the total of a name that is not valid, or whose messages cannot be counted
 // now.
 const i64 UNKNOWN_TOTAL = -1
 
@@ -79,6 +82,48 @@ struct Interest {
     3: required i64          Version
 }
 
+struct ChatsRequest {
+    1: required string Member // whose chats; case does not matter
+    2: required i64    Cursor // 0-based place of the first chat, of that with the newest message
+    3: required i32    Limit  // chats a page; 0 means 10, at most 100 are served
+    4: optional string RequestID   // for the log
+    5: optional string Traceparent // for spans (W3C Trace Context), as is Tracestate
+    6: optional string Tracestate
+}
+
+struct Chat {
+    1: required string  Chat   // the one name of its room
+    2: required i64     Total  // messages in it
+    3: required i64     Mark   // of which the member has read so many
+    4: required i32     Unread // of others, behind that mark and the member's own last one; 100 is 100 or more
+    5: required Message Last   // its newest message
+}
+
+struct ChatsResponse {
+    1: required i32        Code
+    2: required string     Msg
+    3: optional list<Chat> Chats
+    4: optional bool       HasMore
+    5: optional i64        NextCursor
+    6: optional i64        Total // messages in all chats of the member
+    7: optional i64        Count // of these chats
+}
+
+struct ReadRequest {
+    1: required string Chat
+    2: required string Member // one of its two, who has read
+    3: required i64    Mark   // so many of its messages
+    4: optional string RequestID   // for the log
+    5: optional string Traceparent // for spans (W3C Trace Context), as is Tracestate
+    6: optional string Tracestate
+}
+
+struct ReadResponse {
+    1: required i32    Code
+    2: required string Msg
+    3: optional i64    Mark // how many the member has read, as it is kept
+}
+
 // Hints tell of messages just stored in rooms that are waited for, or one of whose members
 // is. One without any is a heartbeat, which comes each second, and at first.
 struct Hints {
@@ -104,8 +149,16 @@ service IMService {
     // HasMore and no Messages: Pull reads it.
     list<PullResponse> PullMany(1: list<PullRequest> reqs)
 
-    // Totals counts the messages of chats, in their order; some may be UNKNOWN_TOTAL.
-    list<i64> Totals(1: list<string> chats)
+    // Totals counts the messages of chats, and those in all chats of members, who are names
+    // without a colon, in their order; some may be UNKNOWN_TOTAL.
+    list<i64> Totals(1: list<string> names)
+
+    // Chats lists the chats of a member in which somebody wrote, that with the newest message
+    // first. Those of a gateway are made where the rpc-server has TAG_CHATS, as are those of Read.
+    ChatsResponse Chats(1: ChatsRequest req)
+
+    // Read moves the mark of how far a member has read a chat. It only grows.
+    ReadResponse Read(1: ReadRequest req)
 
     // Listen is a stream (TTHeader) that a gateway keeps open to each rpc-server that has
     // TAG_HINTS. Hints may be lost.

@@ -247,7 +247,7 @@ func TestOpenAPI_DescribesEveryCallAndStatusOfTheReadme(t *testing.T) {
 	c := contractOf(t, shared.URL())
 	api := readme(t, "API")
 	calls := regexp.MustCompile("(?m)^\\| `([A-Z]+) (/\\S+)` \\|").FindAllStringSubmatch(api, -1)
-	assert.Len(t, calls, 3)
+	assert.Len(t, calls, 5)
 	for _, call := range calls {
 		item := c.Paths.Value(call[2])
 		require.NotNil(t, item, call[2])
@@ -260,7 +260,7 @@ func TestOpenAPI_DescribesEveryCallAndStatusOfTheReadme(t *testing.T) {
 	}
 	assert.Greater(t, len(errors), 5)
 	own := []string{"404", "405", "500"} // of a gateway that asks nobody
-	for id, want := range map[string][]string{"ping": own, "openapi": own, "send": errors, "pull": errors} {
+	for id, want := range map[string][]string{"ping": own, "openapi": own, "send": errors, "pull": errors, "chats": errors, "read": errors} {
 		responses := c.route(t, id).Operation.Responses.Map()
 		assert.ElementsMatch(t, append([]string{"200"}, want...), slices.Collect(maps.Keys(responses)), id)
 		for status, response := range responses {
@@ -355,6 +355,26 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 		{operation: "pull", what: "notProtobuf", body: good, headers: []string{"Content-Type", inProtobuf}, status: 400},
 		{operation: "pull", what: "bodyTooLarge", body: good, announced: 1<<20 + 1, status: 413},
 		{operation: "pull", what: "bodyCoded", body: good, headers: []string{"Content-Encoding", "gzip"}, status: 415},
+
+		{operation: "chats", what: "chats", query: "member=" + sender, status: 200, allowed: true},
+		{operation: "chats", what: "every parameter", query: "member=" + sender + "&limit=1&total=7&wait=1", status: 200, allowed: true},
+		{operation: "chats", what: "an answer in protobuf", query: "member=" + sender, headers: []string{"Accept", inProtobuf}, status: 200, allowed: true},
+		{operation: "chats", what: "by body", body: `{"member":"` + sender + `"}`, status: 200},
+		{operation: "chats", what: "noMember", status: 400},
+		{operation: "chats", what: "twoNames", query: "member=jack:marcus", status: 400},
+		{operation: "chats", what: "negativeTotal", query: "member=jack&total=-1", status: 400},
+		{operation: "chats", what: "negativeWait", query: "member=jack&wait=-1", status: 400},
+		{operation: "chats", what: "waitWithCursor", query: "member=jack&wait=1&cursor=1", status: 400, allowed: true},
+		{operation: "chats", what: "bodyTooLarge", body: good, announced: 1<<20 + 1, status: 413},
+		{operation: "chats", what: "bodyCoded", body: good, headers: []string{"Content-Encoding", "gzip"}, status: 415},
+
+		{operation: "read", what: "all", body: `{"chat":"` + chat + `","member":"` + sender + `","read":1}`, status: 200, allowed: true},
+		{operation: "read", what: "noMember", body: `{"chat":"jack:marcus","read":1}`, status: 400},
+		{operation: "read", what: "stranger", body: `{"chat":"jack:marcus","member":"bob","read":1}`, status: 400, allowed: true},
+		{operation: "read", what: "negativeRead", body: `{"chat":"jack:marcus","member":"jack","read":-1}`, status: 400},
+		{operation: "read", what: "wrongRead", body: `{"chat":"jack:marcus","member":"jack","read":"1"}`, status: 400},
+		{operation: "read", what: "bodyTooLarge", body: `{"chat":"jack:marcus","member":"jack","read":1}`, announced: 1<<20 + 1, status: 413, allowed: true},
+		{operation: "read", what: "bodyCoded", body: `{"chat":"jack:marcus","member":"jack","read":1}`, headers: []string{"Content-Encoding", "gzip"}, status: 415, allowed: true},
 	}
 	secret := "a secret of 32 bytes or more, which nobody knows"
 	file := filepath.Join(t.TempDir(), "secret")
@@ -365,24 +385,27 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 	token, err := exec.Command("go", "run", "./cmd/token", "--secret-file="+file, "--sub="+sender).Output()
 	require.NoError(t, err)
 	bearer := []string{"Authorization", "Bearer " + strings.TrimSpace(string(token))}
-	for operation, query := range map[string]string{"send": "", "pull": "chat="} {
+	for operation, of := range map[string]func(chat, member string) (query, body string){
+		"send": func(chat, member string) (string, string) {
+			return "", `{"chat":"` + chat + `","text":"hello","sender":"` + member + `"}`
+		},
+		"pull":  func(chat, _ string) (string, string) { return "chat=" + chat, "" },
+		"chats": func(_, member string) (string, string) { return "member=" + member, "" },
+		"read": func(chat, member string) (string, string) {
+			return "", `{"chat":"` + chat + `","member":"` + member + `","read":0}`
+		},
+	} {
 		requests = append(requests, request{operation: operation, what: "bodyTooSlow", asks: true, headers: bearer, announced: 20_000, status: 408})
-		of := func(chat, sender string) (q, body string) {
-			if query == "" {
-				return "", `{"chat":"` + chat + `","text":"hello","sender":"` + sender + `"}`
-			}
-			return query + chat, ""
-		}
 		own, ownBody := of(chat, sender)
 		other, otherBody := of("jack:marcus", "jack")
-		forbidden := map[string]string{"send": "notTheSender", "pull": "notInTheChat"}[operation]
+		forbidden := map[string]string{"send": "notTheSender", "pull": "notInTheChat", "chats": "notTheMember", "read": "notTheMember"}[operation]
 		requests = append(requests,
 			request{operation: operation, what: "with a token", query: own, body: ownBody, headers: bearer, asks: true, status: 200, allowed: true},
 			request{operation: operation, what: "noToken", query: own, body: ownBody, asks: true, status: 401, allowed: true},
 			request{operation: operation, what: "badToken", query: own, body: ownBody, headers: []string{"Authorization", "Bearer x"}, asks: true, status: 401, allowed: true},
 			request{operation: operation, what: forbidden, query: other, body: otherBody, headers: bearer, asks: true, status: 403, allowed: true})
 	}
-	for _, operation := range []string{"ping", "openapi", "send", "pull"} {
+	for _, operation := range []string{"ping", "openapi", "send", "pull", "chats", "read"} {
 		requests = append(requests,
 			request{operation: operation, what: "notFound", path: c.route(t, operation).Path + "/", status: 404},
 			request{operation: operation, what: "methodNotAllowed", method: "DELETE", status: 405})
@@ -426,7 +449,7 @@ func TestOpenAPI_AnswersAreThoseDescribed(t *testing.T) {
 			}
 		})
 	}
-	for _, operation := range []string{"ping", "openapi", "send", "pull"} {
+	for _, operation := range []string{"ping", "openapi", "send", "pull", "chats", "read"} {
 		for status, response := range c.route(t, operation).Operation.Responses.Map() {
 			if strings.HasPrefix(status, "4") {
 				for name := range response.Value.Content[inProblem].Examples {
@@ -502,39 +525,53 @@ func TestOpenAPI_ExamplesOfRequestsGetTheAnswersOfTheirNames(t *testing.T) {
 	send(t, s.URL(), "jack:marcus", "hi", "marcus")
 	send(t, s.URL(), "jack:marcus", "how are you?", "jack")
 
+	send(t, s.URL(), "bob:marcus", "lunch?", "bob")
+
 	sendTime := regexp.MustCompile(`"send_time":\d+`)
-	pull := c.route(t, "pull")
-	for mediaType, described := range pull.Operation.Responses.Status(200).Value.Content {
-		asked := map[string]bool{}
-		for _, r := range exampleRequests(t, s.URL(), pull) {
-			want := example(t, pull.Operation.Responses.Status(200), mediaType, r.name)
-			if want == nil {
-				continue
+	for _, id := range []string{"pull", "chats", "read"} {
+		route := c.route(t, id)
+		answers, refusals := route.Operation.Responses.Status(200), route.Operation.Responses.Status(400)
+		for mediaType, described := range answers.Value.Content {
+			asked := map[string]bool{}
+			for _, r := range exampleRequests(t, s.URL(), route) {
+				want := example(t, answers, mediaType, r.name)
+				if want == nil {
+					continue
+				}
+				assert.NoError(t, c.allows(r.Request), r.name)
+				r.Header.Set("Accept", mediaType)
+				resp, body := do(t, r.Request)
+				require.Equal(t, http.StatusOK, resp.StatusCode, r.name)
+				c.check(t, route, resp, body)
+				if mediaType == "application/json" {
+					want, body = sendTime.ReplaceAll(want, []byte(`"send_time":0`)), sendTime.ReplaceAll(body, []byte(`"send_time":0`))
+					assert.JSONEq(t, string(want), string(body), r.name)
+				} else {
+					assert.Equal(t, string(want), string(body), r.name)
+				}
+				asked[r.name] = true
 			}
-			assert.NoError(t, c.allows(r.Request), r.name)
-			r.Header.Set("Accept", mediaType)
-			resp, body := do(t, r.Request)
-			require.Equal(t, http.StatusOK, resp.StatusCode, r.name)
-			c.check(t, pull, resp, body)
-			if mediaType == "application/json" {
-				want, body = sendTime.ReplaceAll(want, []byte(`"send_time":0`)), sendTime.ReplaceAll(body, []byte(`"send_time":0`))
+			for name := range described.Examples {
+				assert.True(t, asked[name], "no request has the name of the answer %s", name)
+			}
+		}
+		for _, r := range exampleRequests(t, s.URL(), route) {
+			if want := example(t, refusals, inProblem, r.name); want != nil {
+				resp, body := do(t, r.Request)
+				assert.Equal(t, http.StatusBadRequest, resp.StatusCode, r.name)
 				assert.JSONEq(t, string(want), string(body), r.name)
 			} else {
-				assert.Equal(t, string(want), string(body), r.name)
+				assert.NotNil(t, example(t, answers, "application/json", r.name), "no answer has the name of the request %s", r.name)
 			}
-			asked[r.name] = true
-		}
-		for name := range described.Examples {
-			assert.True(t, asked[name], "no request has the name of the answer %s", name)
 		}
 	}
-	for _, r := range exampleRequests(t, s.URL(), pull) {
-		assert.NotNil(t, example(t, pull.Operation.Responses.Status(200), "application/json", r.name), "no answer has the name of the request %s", r.name)
-	}
-	for _, body := range c.Components.Schemas["PullRequest"].Value.Examples {
-		resp, answer := do(t, newRequest(t, pull.Method, s.URL()+pull.Path, string(exampleBody(t, "", body))))
-		require.Equal(t, http.StatusOK, resp.StatusCode, "%v: %s", body, answer)
-		c.check(t, pull, resp, answer)
+	for schema, id := range map[string]string{"PullRequest": "pull", "ChatsRequest": "chats"} {
+		route := c.route(t, id)
+		for _, body := range c.Components.Schemas[schema].Value.Examples {
+			resp, answer := do(t, newRequest(t, route.Method, s.URL()+route.Path, string(exampleBody(t, "", body))))
+			require.Equal(t, http.StatusOK, resp.StatusCode, "%v: %s", body, answer)
+			c.check(t, route, resp, answer)
+		}
 	}
 
 	sending := c.route(t, "send")
@@ -568,8 +605,10 @@ func TestOpenAPI_AnswersOfAFailingServiceAreThoseDescribed(t *testing.T) {
 	gives := func(status int, name string) {
 		t.Helper()
 		for operation, req := range map[string]*http.Request{
-			"send": newRequest(t, "POST", s.URL()+"/api/send", `{"chat":"jack:marcus","text":"hello","sender":"jack"}`),
-			"pull": newRequest(t, "GET", s.URL()+"/api/pull?chat=jack:marcus", "", "Accept", inProtobuf),
+			"send":  newRequest(t, "POST", s.URL()+"/api/send", `{"chat":"jack:marcus","text":"hello","sender":"jack"}`),
+			"pull":  newRequest(t, "GET", s.URL()+"/api/pull?chat=jack:marcus", "", "Accept", inProtobuf),
+			"chats": newRequest(t, "GET", s.URL()+"/api/chats?member=jack", "", "Accept", inProtobuf),
+			"read":  newRequest(t, "POST", s.URL()+"/api/read", `{"chat":"jack:marcus","member":"jack","read":1}`),
 		} {
 			route := c.route(t, operation)
 			assert.NoError(t, c.allows(req))
@@ -583,6 +622,7 @@ func TestOpenAPI_AnswersOfAFailingServiceAreThoseDescribed(t *testing.T) {
 	db := s.RedisClient()
 	t.Cleanup(func() { db.Close() })
 	require.NoError(t, db.Set(t.Context(), "chat:jack:marcus", "no sorted set", 0).Err())
+	require.NoError(t, db.SAdd(t.Context(), "inbox:jack", "jack:marcus").Err())
 	gives(500, "defect")
 
 	require.NoError(t, s.RPCServers[0].Signal(syscall.SIGSTOP))

@@ -50,8 +50,8 @@ func TestReadme_CurlLinesGiveTheAnswersBesideThem(t *testing.T) {
 			}
 		}
 	}
-	assert.Equal(t, 8, ran)
-	assert.Equal(t, 2, compared)
+	assert.Equal(t, 11, ran)
+	assert.Equal(t, 3, compared)
 	assert.Len(t, pullAll(t, s.URL(), "jack:marcus"), 2, "hello, and what was sent twice with one key")
 }
 

@@ -25,7 +25,7 @@ type config struct {
 
 	Etcd etcd.Settings `embed:"" prefix:"etcd-"`
 
-	AuthHMACSecretFile []byte        `name:"auth-hmac-secret-file" type:"filecontent" placeholder:"FILE" help:"File with the secret, of 32 bytes or more, by which tokens are signed (HS256). With it or a public key, each send and pull needs a token of a member of the chat."`
+	AuthHMACSecretFile []byte        `name:"auth-hmac-secret-file" type:"filecontent" placeholder:"FILE" help:"File with the secret, of 32 bytes or more, by which tokens are signed (HS256). With it or a public key, each call of /api needs a token of who makes it."`
 	AuthPublicKeyFile  []byte        `type:"filecontent" placeholder:"FILE" help:"PEM file with the public key by which tokens are checked: RSA (RS256), ECDSA (ES256, ES384, ES512) or Ed25519 (EdDSA)."`
 	AuthAudience       string        `help:"Audience that a token must be for (aud)."`
 	AuthIssuer         string        `help:"Issuer that a token must be of (iss)."`

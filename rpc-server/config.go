@@ -31,7 +31,9 @@ type config struct {
 	RedisTLS                  bool            `name:"redis-tls" help:"Speak TLS to Redis and Sentinel."`
 	RedisTLSFiles             tlsfiles.Client `embed:"" prefix:"redis-tls-"`
 	RedisTimeout              time.Duration   `default:"250ms" min:"1" help:"How long to wait for Redis. Keep it below a third of the gateways' REQUEST_TIMEOUT."`
-	RedisQueue                int             `default:"2000" min:"1" help:"Most messages that wait for Redis or its replicas; more are refused."`
+	RedisQueue                int             `default:"2000" min:"2" help:"Most messages that wait for Redis or its replicas; more are refused. The first one of a chat counts thrice."`
+
+	Reindex struct{} `cmd:"" help:"Put every chat into the lists of its members, also while others serve, and end."`
 
 	MaxInFlight  int           `default:"1000" min:"1" help:"Most calls that are served at a time; more are refused."`
 	LeaveWait    time.Duration `default:"2s" help:"How long to serve on after leaving etcd, so that every gateway has noticed."`

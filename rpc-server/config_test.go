@@ -90,7 +90,7 @@ func TestParseConfig_EachSettingIsAFlagAndAVariable(t *testing.T) {
 		"etcd tls cert":       {"--etcd-tls-cert-file", "ETCD_TLS_CERT_FILE", "/c", func(c *config) { c.Etcd.TLSFiles.CertFile = "/c" }},
 		"etcd tls key":        {"--etcd-tls-key-file", "ETCD_TLS_KEY_FILE", "/k", func(c *config) { c.Etcd.TLSFiles.KeyFile = "/k" }},
 		"redis timeout":       {"--redis-timeout", "REDIS_TIMEOUT", "1m1s", func(c *config) { c.RedisTimeout = 61 * time.Second }},
-		"redis queue":         {"--redis-queue", "REDIS_QUEUE", "1", func(c *config) { c.RedisQueue = 1 }},
+		"redis queue":         {"--redis-queue", "REDIS_QUEUE", "2", func(c *config) { c.RedisQueue = 2 }},
 		"max in flight":       {"--max-in-flight", "MAX_IN_FLIGHT", "1", func(c *config) { c.MaxInFlight = 1 }},
 		"leave wait":          {"--leave-wait", "LEAVE_WAIT", "0s", func(c *config) { c.LeaveWait = 0 }},
 		"drain timeout":       {"--drain-timeout", "DRAIN_TIMEOUT", "1ns", func(c *config) { c.DrainTimeout = 1 }},
@@ -136,6 +136,7 @@ func TestParseConfig_KnowsItsCommands(t *testing.T) {
 	for command, args := range map[string][]string{
 		"serve":       {"serve", "--listen", ":1"},
 		"healthcheck": {"healthcheck", "--admin-listen", ":1"},
+		"reindex":     {"reindex", "--redis-addrs", "localhost:1"},
 	} {
 		cfg, err := parseConfig(args)
 		require.NoError(t, err)

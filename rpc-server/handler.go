@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"im/internal/gen/rpc"
@@ -60,11 +61,7 @@ func (h *handler) message(req *rpc.SendRequest) (chat.Message, error) {
 }
 
 func (h *handler) Pull(ctx context.Context, req *rpc.PullRequest) (*rpc.PullResponse, error) {
-	page := func(ctx context.Context, qs ...chat.Query) []chat.Result[chat.Page] {
-		p, err := h.store.Page(ctx, qs[0])
-		return []chat.Result[chat.Page]{{Value: p, Err: err}}
-	}
-	return h.pulls(ctx, page, req)[0], nil
+	return h.pulls(ctx, one(h.store.Page), req)[0], nil
 }
 
 func (h *handler) PullMany(ctx context.Context, reqs []*rpc.PullRequest) ([]*rpc.PullResponse, error) {
@@ -98,14 +95,21 @@ func query(req *rpc.PullRequest) (chat.Query, error) {
 	return chat.NewQuery(req.Chat, req.Cursor, req.Limit, req.GetReverse(), req.GetTotal())
 }
 
-func (h *handler) Totals(ctx context.Context, chats []string) ([]int64, error) {
-	totals := make([]int64, len(chats))
+func (h *handler) Totals(ctx context.Context, names []string) ([]int64, error) {
+	totals := make([]int64, len(names))
 	var rooms []chat.Room
 	var places []int
-	for i, name := range chats {
+	var members sync.WaitGroup
+	for i, name := range names {
 		totals[i] = rpc.UNKNOWN_TOTAL
 		if room, err := chat.ParseRoom(name); err == nil {
 			rooms, places = append(rooms, room), append(places, i)
+		} else if member, err := chat.ParseMember(name); err == nil {
+			members.Go(func() {
+				if total, err := h.store.Total(ctx, member); err == nil {
+					totals[i] = total
+				}
+			})
 		}
 	}
 	for i, total := range h.store.Totals(ctx, rooms...) {
@@ -113,7 +117,58 @@ func (h *handler) Totals(ctx context.Context, chats []string) ([]int64, error) {
 			totals[places[i]] = total.Value
 		}
 	}
+	members.Wait()
 	return totals, nil
+}
+
+func (h *handler) Chats(ctx context.Context, req *rpc.ChatsRequest) (*rpc.ChatsResponse, error) {
+	a := serve(ctx, h, "Chats", []*rpc.ChatsRequest{req}, listQuery, one(h.store.Chats))[0]
+	resp := &rpc.ChatsResponse{Code: int32(a.code), Msg: a.msg}
+	if a.code != rpc.Code_OK {
+		return resp, nil
+	}
+	list := &a.value
+	resp.HasMore, resp.NextCursor, resp.Total, resp.Count = &list.HasMore, &list.NextCursor, &list.Total, &list.Count
+	resp.Chats = make([]*rpc.Chat, len(list.Chats))
+	for i, c := range list.Chats {
+		name := c.Room.String()
+		resp.Chats[i] = &rpc.Chat{
+			Chat: name, Total: c.Total, Mark: c.Read, Unread: int32(c.Unread),
+			Last: &rpc.Message{Chat: name, Text: c.Last.Text, Sender: c.Last.Sender, SendTime: c.Last.Time / 1e6},
+		}
+	}
+	return resp, nil
+}
+
+func listQuery(req *rpc.ChatsRequest) (chat.ListQuery, error) {
+	if req == nil {
+		return chat.ListQuery{}, errNoRequest
+	}
+	return chat.NewListQuery(req.Member, req.Cursor, req.Limit)
+}
+
+func (h *handler) Read(ctx context.Context, req *rpc.ReadRequest) (*rpc.ReadResponse, error) {
+	a := serve(ctx, h, "Read", []*rpc.ReadRequest{req}, mark, one(h.store.Mark))[0]
+	resp := &rpc.ReadResponse{Code: int32(a.code), Msg: a.msg}
+	if a.code == rpc.Code_OK {
+		resp.Mark = &a.value
+	}
+	return resp, nil
+}
+
+func mark(req *rpc.ReadRequest) (chat.Mark, error) {
+	if req == nil {
+		return chat.Mark{}, errNoRequest
+	}
+	return chat.NewMark(req.Chat, req.Member, req.Mark)
+}
+
+// one has a call that is made alone look like several that came together.
+func one[In, Out any](do func(context.Context, In) (Out, error)) func(context.Context, ...In) []chat.Result[Out] {
+	return func(ctx context.Context, ins ...In) []chat.Result[Out] {
+		out, err := do(ctx, ins[0])
+		return []chat.Result[Out]{{Value: out, Err: err}}
+	}
 }
 
 func (h *handler) Listen(ctx context.Context, stream rpc.IMService_ListenServer) error {

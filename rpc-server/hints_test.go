@@ -132,14 +132,14 @@ func TestTotals_CountEachChat(t *testing.T) {
 	for range 3 {
 		r.send(t, "ann:zoe", "ann", "hello", nil)
 	}
-	totals, err := r.Totals(t.Context(), []string{"ann:zoe", "Zoe:ann", "ann:none", "ann", ""})
+	totals, err := r.Totals(t.Context(), []string{"ann:zoe", "Zoe:ann", "ann:none", "Ann", "nobody", "", "a:b:c"})
 	require.NoError(t, err)
-	assert.Equal(t, []int64{3, 3, 0, rpc.UNKNOWN_TOTAL, rpc.UNKNOWN_TOTAL}, totals)
+	assert.Equal(t, []int64{3, 3, 0, 3, 0, rpc.UNKNOWN_TOTAL, rpc.UNKNOWN_TOTAL}, totals)
 	totals, err = r.Totals(t.Context(), nil)
 	require.NoError(t, err)
 	assert.Empty(t, totals)
 	r.redis.SetError("LOADING")
-	totals, err = r.Totals(t.Context(), []string{"ann:zoe"})
+	totals, err = r.Totals(t.Context(), []string{"ann:zoe", "ann"})
 	require.NoError(t, err)
-	assert.Equal(t, []int64{rpc.UNKNOWN_TOTAL}, totals)
+	assert.Equal(t, []int64{rpc.UNKNOWN_TOTAL, rpc.UNKNOWN_TOTAL}, totals)
 }

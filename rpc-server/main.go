@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
@@ -63,6 +64,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	store := chat.Open(redisOptions, cfg.RedisTimeout, cfg.RedisQueue, cfg.RedisReplicas)
 	defer store.Close()
+	if cfg.Command == "reindex" {
+		return reindex(ctx, store)
+	}
 
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -113,6 +117,21 @@ func run(ctx context.Context, args []string) error {
 		slog.Info("stopping")
 		return nil
 	}
+}
+
+// reindex puts every chat into the lists of its members.
+func reindex(ctx context.Context, store *chat.Store) error {
+	told, rooms := time.Now(), 0
+	err := store.Reindex(ctx, func(all int) {
+		if rooms = all; time.Since(told) > time.Second {
+			told = time.Now()
+			slog.Info("chats are put into lists", "chats", rooms)
+		}
+	})
+	if err == nil {
+		slog.Info("all chats are in the lists of their members", "chats", rooms)
+	}
+	return err
 }
 
 // redisLines takes the lines of go-redis, which tells of each connection that breaks; what

@@ -82,7 +82,7 @@ func requestContext(ctx context.Context, req request) context.Context {
 type span struct{ call, redis oteltrace.Span }
 
 // redisWork names what Redis does for a method.
-var redisWork = map[string]string{"Send": "append", "Pull": "page"}
+var redisWork = map[string]string{"Send": "append", "Pull": "page", "Chats": "list", "Read": "mark"}
 
 func (s *span) begin(ctx context.Context, method string, asksRedis bool) {
 	ctx, s.call = tracer.Start(ctx, etcd.Service+"/"+method, oteltrace.WithSpanKind(oteltrace.SpanKindServer),

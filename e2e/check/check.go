@@ -31,7 +31,10 @@ type Options struct {
 
 	Duration time.Duration // of sending
 	Chats    int           // that the messages are spread over
-	Writers  int           // that send, each one message at a time, where Rate is 0
+	// Fresh is over how many more chats half of the messages are spread, which nobody follows:
+	// where there are many, nearly each is the first of its chat.
+	Fresh   int
+	Writers int // that send, each one message at a time, where Rate is 0
 	// Rate is how many messages are sent a second, whether or not answers come; 0
 	// sends as fast as the writers can.
 	Rate int
@@ -131,10 +134,15 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	lists, err := r.listAll()
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range pollers {
 		p.catchUp(stored)
 	}
 	report := r.compare(stored, pollers, readers)
+	r.compareLists(lists, report)
 	report.Began, report.Took = began, took
 	return report, nil
 }
@@ -143,13 +151,15 @@ func (r *run) random(stream uint64) *mathrand.Rand {
 	return mathrand.New(mathrand.NewPCG(r.Seed, stream))
 }
 
+// hubs is how many members have several chats: the second one of each chat is one of them.
+const hubs = 4
+
 // member is one of the two that talk in a chat.
 func (r *run) member(chat int, second bool) string {
-	side := "a"
 	if second {
-		side = "b"
+		return fmt.Sprintf("check-%s-hub-%d", r.name, chat%hubs)
 	}
-	return fmt.Sprintf("check-%s-%d-%s", r.name, chat, side)
+	return fmt.Sprintf("check-%s-%d", r.name, chat)
 }
 
 func (r *run) chat(n int) string { return r.member(n, false) + ":" + r.member(n, true) }
@@ -190,6 +200,9 @@ func (r *run) send(ctx context.Context) {
 // sent again after they were acknowledged.
 func (r *run) choose(random *mathrand.Rand) (number int, again bool) {
 	m := &message{chat: random.IntN(r.Chats)}
+	if r.Fresh > 0 && random.IntN(2) == 0 {
+		m.chat = r.Chats + random.IntN(r.Fresh)
+	}
 	if random.IntN(2) == 0 {
 		m.key = rand.Text()
 		again = random.IntN(100) < r.Repeats
@@ -324,7 +337,7 @@ func (r *run) pullServed(ctx context.Context, q query) (page, error) {
 func (r *run) pullAll() ([][]stored, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	all := make([][]stored, r.Chats)
+	all := make([][]stored, r.Chats+r.Fresh)
 	for chat := range all {
 		for more := true; more; {
 			p, err := r.pullServed(ctx, query{chat: r.chat(chat), cursor: len(all[chat]), limit: 1000})

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,6 +35,9 @@ type liar struct {
 	// the same; nil is never.
 	breaks   func(request int) (fails, stored bool)
 	requests int
+	// list changes a member's list; nil leaves it as it is.
+	list  func(chats []map[string]any) []map[string]any
+	lists int
 }
 
 func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -66,6 +71,11 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := r.URL.Query()
+	if r.URL.Path == "/api/chats" {
+		l.lists++
+		json.NewEncoder(w).Encode(l.chatsOf(q.Get("member")))
+		return
+	}
 	there := slices.Clone(l.messages[q.Get("chat")])
 	l.shown = len(there)
 	total, cursor, reverse := len(there), number(q.Get("cursor")), q.Get("reverse") == "true"
@@ -82,6 +92,33 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		page = l.show(l, l.pulls, cursor, page, reverse)
 	}
 	json.NewEncoder(w).Encode(map[string]any{"messages": page, "has_more": next < total, "next_cursor": next, "total": total})
+}
+
+// chatsOf is the list of a member.
+func (l *liar) chatsOf(member string) map[string]any {
+	chats, total := []map[string]any{}, 0
+	for chat, messages := range l.messages {
+		first, second, _ := strings.Cut(chat, ":")
+		if len(messages) == 0 || member != first && member != second {
+			continue
+		}
+		unread := 0
+		for _, m := range slices.Backward(messages) {
+			if m["sender"] == member || unread == 100 {
+				break
+			}
+			unread++
+		}
+		total += len(messages)
+		chats = append(chats, map[string]any{"chat": chat, "total": len(messages), "unread": unread, "last": messages[len(messages)-1]})
+	}
+	slices.SortFunc(chats, func(a, b map[string]any) int {
+		return cmp.Compare(b["last"].(map[string]any)["send_time"].(int64), a["last"].(map[string]any)["send_time"].(int64))
+	})
+	if l.list != nil {
+		chats = l.list(chats)
+	}
+	return map[string]any{"chats": chats, "has_more": false, "next_cursor": len(chats), "total": total}
 }
 
 func (l *liar) append(chat string, m map[string]any) { l.messages[chat] = append(l.messages[chat], m) }
@@ -154,10 +191,32 @@ func lies() map[string]struct {
 	idle := newLiar()
 	idle.store = func(*liar, int, string, map[string]any) {}
 	idle.answer = func(int) int { return 400 }
+	lists := func(change func(chats []map[string]any) []map[string]any) *liar {
+		l := newLiar()
+		l.list = change
+		return l
+	}
+	field := func(name string, change func(n int) int) *liar {
+		return lists(func(chats []map[string]any) []map[string]any {
+			for _, c := range chats {
+				c[name] = change(c[name].(int))
+			}
+			return chats
+		})
+	}
 	return map[string]struct {
 		liar *liar
 		want Report
 	}{
+		"lists: a chat is missing":   {lists(func([]map[string]any) []map[string]any { return nil }), Report{}},
+		"lists: one message too few": {field("total", func(n int) int { return n - 1 }), Report{}},
+		"lists: more is unread":      {field("unread", func(n int) int { return n + 1 }), Report{}},
+		"lists: another message is the newest": {lists(func(chats []map[string]any) []map[string]any {
+			for _, c := range chats {
+				c["last"] = map[string]any{"text": "message 0", "send_time": int64(0)}
+			}
+			return chats
+		}), Report{}},
 		"honest":                       {newLiar(), Report{}},
 		"one is dropped":               {dropped, Report{Lost: 1}},
 		"one is doubled":               {doubled, Report{Twice: 1}},
@@ -197,6 +256,10 @@ func TestRun_CountsWhatIsWrong(t *testing.T) {
 				Gaps: report.Gaps, Repeats: report.Repeats, WentBack: report.WentBack,
 			})
 			assert.Equal(t, name == "honest", report.Good())
+			if name != "a foreign one" { // of which nobody knows who sent it
+				assert.Equal(t, strings.HasPrefix(name, "lists"), len(report.WrongLists) > 0)
+			}
+			assert.Equal(t, 2, report.Lists)
 			if name != "nothing is ever acknowledged" {
 				assert.Greater(t, report.Acknowledged, lie)
 				assert.NotZero(t, report.Polled)
@@ -235,12 +298,12 @@ func TestRun_ShowsEachRequest(t *testing.T) {
 			if r.Status != http.StatusOK {
 				failed++
 			}
-			assert.Contains(t, r.Chat, ":")
+			assert.Equal(t, r.Call != "chats", strings.Contains(r.Chat, ":"))
 			assert.Positive(t, r.Took)
 		},
 	})
 	require.NoError(t, err)
-	assert.Equal(t, map[string]int{"send": l.requests, "pull": l.pulls}, calls)
+	assert.Equal(t, map[string]int{"send": l.requests, "pull": l.pulls, "chats": l.lists}, calls)
 	assert.Len(t, report.Failures, failed)
 	assert.NotZero(t, failed)
 }

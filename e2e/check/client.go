@@ -80,6 +80,17 @@ func (c client) pull(ctx context.Context, q query) (p page, status int, err erro
 	return p, status, err
 }
 
+// list lists a member's chats, which are there where the status is 200 and err is nil.
+func (c client) list(ctx context.Context, member string, cursor int) (l list, status int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	status, body, err := c.do(ctx, http.MethodGet, fmt.Sprintf("/api/chats?member=%s&cursor=%d&limit=100", url.QueryEscape(member), cursor), http.Header{}, nil)
+	if err == nil && status == http.StatusOK {
+		err = json.Unmarshal(body, &l)
+	}
+	return l, status, err
+}
+
 // do makes a request of the current gateway or, where that accepts no connection,
 // of the next, which is the current one from then on. It is too once an answer is
 // said to be the last of its connection, as those of a stopping gateway are.

@@ -30,14 +30,19 @@ type Report struct {
 	Repeats    int // seen more often than they are there, or out of order
 	WentBack   int // how often a chat was shorter than it had been
 
+	Lists      int      // of members that were read; 0 where the system has none
+	WrongLists []string // what is wrong in them
+
 	// LongestPause is the longest time in which nothing was acknowledged.
 	LongestPause time.Duration
 	Failures     []Request // answered with 5xx or not at all
+
+	stored [][]stored // of each chat, in the end
 }
 
 // Good tells whether the promises were kept, and put to the test at all.
 func (r *Report) Good() bool {
-	return r.Acknowledged > 0 && r.Lost+r.Twice+r.Misordered+r.Unexpected+r.Gaps+r.Repeats+r.WentBack == 0
+	return r.Acknowledged > 0 && r.Lost+r.Twice+r.Misordered+r.Unexpected+r.Gaps+r.Repeats+r.WentBack+len(r.WrongLists) == 0
 }
 
 // String is the report for people.
@@ -57,6 +62,7 @@ func (r *Report) String() string {
 	line("gaps", r.Gaps, "")
 	line("repeats", r.Repeats, "")
 	line("went back", r.WentBack, "")
+	line("wrong lists", len(r.WrongLists), fmt.Sprintf("of %d. %s", r.Lists, strings.Join(r.WrongLists[:min(3, len(r.WrongLists))], "; ")))
 	line("longest pause", fmt.Sprintf("%.2f s", r.LongestPause.Seconds()), "")
 	line("failed requests", len(r.Failures), r.failed())
 	return b.String()
@@ -81,7 +87,7 @@ func (r *Report) failed() string {
 
 // compare makes the report of what is there and what was seen.
 func (r *run) compare(all [][]stored, pollers []*poller, readers []*reader) *Report {
-	report := &Report{Sent: len(r.messages), Again: int(r.again.Load()), LongestPause: time.Duration(r.longestPause.Load()), Failures: r.failures}
+	report := &Report{Sent: len(r.messages), Again: int(r.again.Load()), LongestPause: time.Duration(r.longestPause.Load()), Failures: r.failures, stored: all}
 	copies := make([]int, len(r.messages))
 	for chat, there := range all {
 		for _, s := range there {

@@ -32,10 +32,12 @@ type method int
 const (
 	methodSend method = iota
 	methodPull
+	methodChats
+	methodRead
 	methods // is how many there are
 )
 
-func (m method) String() string { return [methods]string{"Send", "Pull"}[m] }
+func (m method) String() string { return [methods]string{"Send", "Pull", "Chats", "Read"}[m] }
 
 // balancer gives batches to the rpc-servers round robin. One that is ejected, or at which
 // these calls were tried before, gets none while there is another.
@@ -58,6 +60,7 @@ type instance struct {
 	discovery.Instance
 	batches bool // whether it serves SendMany and PullMany
 	hints   bool // whether it serves Listen and Totals
+	chats   bool // whether it serves Chats and Read, and Totals of members
 
 	// The balancer's mu guards these.
 	inFlight [methods][2]int // batches that are tried for the first time, and again
@@ -113,9 +116,10 @@ func (b *balancer) update(found []discovery.Instance) {
 	for _, f := range found {
 		_, batches := f.Tag(rpc.TAG_BATCHES)
 		_, hints := f.Tag(rpc.TAG_HINTS)
+		_, chats := f.Tag(rpc.TAG_CHATS)
 		i := before[f.Address().String()]
-		if i == nil || i.batches != batches || i.hints != hints {
-			i = &instance{Instance: f, batches: batches, hints: hints}
+		if i == nil || i.batches != batches || i.hints != hints || i.chats != chats {
+			i = &instance{Instance: f, batches: batches, hints: hints, chats: chats}
 		}
 		b.known = append(b.known, i)
 	}
@@ -130,7 +134,7 @@ func (b *balancer) reserve(m method, tried []*instance) *instance {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
-		i := b.choose(tried, func(i *instance) bool { return *i.batchesOf(m, tried) < maxBatches })
+		i := b.choose(always, tried, func(i *instance) bool { return *i.batchesOf(m, tried) < maxBatches })
 		if i != nil {
 			*i.batchesOf(m, tried)++
 			return i
@@ -154,19 +158,32 @@ func (i *instance) batchesOf(m method, tried []*instance) *int {
 	return &i.inFlight[m][min(1, len(tried))]
 }
 
-// next returns an rpc-server for a call alone, which needs no room: nil if none is known.
-func (b *balancer) next(tried []*instance) *instance {
+// next returns an rpc-server for a call of a method alone, which needs no room: nil if none is
+// known that serves it.
+func (b *balancer) next(m method, tried []*instance) *instance {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.choose(tried, func(*instance) bool { return true })
+	return b.choose(func(i *instance) bool { return i.chats || m == methodSend || m == methodPull }, tried, always)
 }
 
-// choose returns the next of the best instances that has room; nil if none has. The caller
-// must hold mu.
-func (b *balancer) choose(tried []*instance, room func(*instance) bool) *instance {
-	const well, ejected, known = 0, 1, 2
+// counting returns an rpc-server that counts chats and, if so, those of members: nil if none is
+// known.
+func (b *balancer) counting(members bool) *instance {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.choose(func(i *instance) bool { return i.hints && (i.chats || !members) }, nil, always)
+}
+
+func always(*instance) bool { return true }
+
+// choose returns the next of the best instances that serve what is asked for and have room; nil
+// if none has. The caller must hold mu.
+func (b *balancer) choose(serves func(*instance) bool, tried []*instance, room func(*instance) bool) *instance {
+	const well, ejected, known, none = 0, 1, 2, 3
 	rank := func(i *instance) int {
 		switch {
+		case !serves(i):
+			return none
 		case slices.Contains(tried, i):
 			return known
 		case i.ejected || i.refusing:
@@ -186,13 +203,6 @@ func (b *balancer) choose(tried []*instance, room func(*instance) bool) *instanc
 		}
 	}
 	return nil
-}
-
-// counting returns an rpc-server that counts chats: nil if none is known.
-func (b *balancer) counting() *instance {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.choose(nil, func(i *instance) bool { return i.hints })
 }
 
 // listeners returns the addresses of the rpc-servers that give hints.

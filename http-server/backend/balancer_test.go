@@ -94,7 +94,7 @@ func TestBalancer_ABatchWaitsForRoomAndFindsItAtAnyInstance(t *testing.T) {
 	}
 	b.release(methodSend, nil, busy[1])
 	assert.Equal(t, busy[1], <-got)
-	assert.NotNil(t, b.next(nil), "a call alone needs no room")
+	assert.NotNil(t, b.next(methodSend, nil), "a call alone needs no room")
 }
 
 func TestBalancer_AnEjectedInstanceIsBackOnceAProbeSucceeds(t *testing.T) {
@@ -128,8 +128,8 @@ func TestBalancer_EjectsWhoRefusesForAWhileWhatOthersServe(t *testing.T) {
 	time.Sleep(ejectionTime)
 	b.servedBy(refusing, methodPull)
 	assert.True(t, refuse(1), "pulls say nothing of sends")
-	assert.Equal(t, b.of("127.0.0.1:2"), b.next(nil))
-	assert.Equal(t, b.of("127.0.0.1:2"), b.next(nil))
+	assert.Equal(t, b.of("127.0.0.1:2"), b.next(methodSend, nil))
+	assert.Equal(t, b.of("127.0.0.1:2"), b.next(methodSend, nil))
 	backendtest.Eventually(t, func() bool { return !getsNone() })
 	assert.True(t, b.instances()[0].Ejected, "nothing has shown that it serves again")
 	assert.NotNil(t, b.instances()[0].Failure)

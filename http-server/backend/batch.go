@@ -49,7 +49,8 @@ type batcher[Req any, Resp response] struct {
 	metrics  *metrics
 	budget   time.Duration // of a call, its time in the queue and its retries included
 	maxQueue int           // calls
-	// one makes a single call, many makes calls that share an RPC.
+	// one makes a single call, many makes calls that share an RPC. Where all are large, many,
+	// size and goesOn are nil.
 	one  func(context.Context, Req, ...callopt.Option) (Resp, error)
 	many func(context.Context, []Req, ...callopt.Option) ([]Resp, error)
 	// size returns the bytes of a request, about.
@@ -108,7 +109,7 @@ func (b *batcher[Req, Resp]) do(ctx context.Context, req Req) (resp Resp, err er
 		alone = o.err == nil && b.goesOn(o.resp)
 	}
 	if alone {
-		go b.ask(b.balancer.next(nil), []*pending[Req, Resp]{c}, true)
+		go b.ask(b.balancer.next(b.method, nil), []*pending[Req, Resp]{c}, true)
 		o = wait()
 	}
 	return o.resp, o.err
@@ -195,7 +196,7 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 				}
 			}
 			refusing = nil
-		case refused:
+		case refused && b.many != nil: // a long list says nothing of the server
 			refusing = append(refusing, to)
 		}
 		var again []*pending[Req, Resp]
@@ -216,7 +217,7 @@ func (b *batcher[Req, Resp]) ask(to *instance, calls []*pending[Req, Resp], alon
 			time.Sleep(b.budget / maxAttempts) // a master that stood still for a moment is back then
 		}
 		if tried = append(tried, to); alone {
-			to = b.balancer.next(tried)
+			to = b.balancer.next(b.method, tried)
 		} else {
 			to = b.balancer.reserve(b.method, tried)
 		}

@@ -5,13 +5,16 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cloudwego/kitex/client"
 	"github.com/cloudwego/kitex/pkg/connpool"
 	"github.com/cloudwego/kitex/pkg/discovery"
 	"github.com/cloudwego/kitex/pkg/endpoint"
+	"github.com/cloudwego/kitex/pkg/kerrors"
 	"github.com/cloudwego/kitex/pkg/rpcinfo"
 	"github.com/cloudwego/kitex/pkg/rpcinfo/remoteinfo"
 	"github.com/cloudwego/kitex/transport"
@@ -32,6 +35,9 @@ type Client struct {
 	resolver *resolver
 	sends    *batcher[*rpc.SendRequest, *rpc.SendResponse]
 	pulls    *batcher[*rpc.PullRequest, *rpc.PullResponse]
+	chats    *batcher[*rpc.ChatsRequest, *rpc.ChatsResponse]
+	reads    *batcher[*rpc.ReadRequest, *rpc.ReadResponse]
+	lists    *lists
 	waits    *waits
 	streams  *streams
 	metrics  *metrics
@@ -72,14 +78,17 @@ func newClient(timeout time.Duration, maxInFlight int) (*Client, error) {
 		_, err := kitex.Pull(withInstance(i), &rpc.PullRequest{})
 		return err
 	})
-	c.waits = newWaits(func(ctx context.Context, chats []string) ([]int64, error) {
-		i := c.balancer.counting()
+	c.waits = newWaits(func(ctx context.Context, names []string) ([]int64, error) {
+		i := c.balancer.counting(slices.ContainsFunc(names, isMember))
 		if i == nil {
 			return nil, errNoTotals
 		}
-		totals, err := kitex.Totals(withInstance(i), chats)
-		if err == nil && len(totals) != len(chats) {
-			err = fmt.Errorf("%d counts of %d chats", len(totals), len(chats))
+		totals, err := kitex.Totals(withInstance(i), names)
+		if err == nil && len(totals) != len(names) {
+			err = fmt.Errorf("%d counts of %d names", len(totals), len(names))
+		}
+		if errors.Is(err, kerrors.ErrRPCTimeout) { // members with many chats say nothing of the server
+			return nil, err
 		}
 		return totals, c.balancer.observe(i, err)
 	})
@@ -100,6 +109,15 @@ func newClient(timeout time.Duration, maxInFlight int) (*Client, error) {
 		large:  func(req *rpc.PullRequest) bool { return req.Limit > largeLimit },
 		goesOn: func(resp *rpc.PullResponse) bool { return resp.GetHasMore() && len(resp.Messages) == 0 },
 	}
+	c.chats = &batcher[*rpc.ChatsRequest, *rpc.ChatsResponse]{
+		method: methodChats, balancer: c.balancer, metrics: m, budget: timeout, one: kitex.Chats,
+		large: func(*rpc.ChatsRequest) bool { return true },
+	}
+	c.reads = &batcher[*rpc.ReadRequest, *rpc.ReadResponse]{
+		method: methodRead, balancer: c.balancer, metrics: m, budget: timeout, one: kitex.Read,
+		large: func(*rpc.ReadRequest) bool { return true },
+	}
+	c.lists = newLists(c.Chats)
 	return c, nil
 }
 
@@ -113,6 +131,16 @@ func (c *Client) Send(ctx context.Context, req *rpc.SendRequest) (*rpc.SendRespo
 // Pull makes a call, as Send does.
 func (c *Client) Pull(ctx context.Context, req *rpc.PullRequest) (*rpc.PullResponse, error) {
 	return observed(ctx, c, c.pulls, req)
+}
+
+// Chats makes a call, as Send does.
+func (c *Client) Chats(ctx context.Context, req *rpc.ChatsRequest) (*rpc.ChatsResponse, error) {
+	return observed(ctx, c, c.chats, req)
+}
+
+// Read makes a call, as Send does.
+func (c *Client) Read(ctx context.Context, req *rpc.ReadRequest) (*rpc.ReadResponse, error) {
+	return observed(ctx, c, c.reads, req)
 }
 
 // observed makes a call if there is a permit, with the id of its request, a span and

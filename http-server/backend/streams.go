@@ -159,6 +159,7 @@ func (w *waits) open(address string) *stream {
 // close closes a stream of an rpc-server, unless it was before. What it did not tell any more is
 // counted soon.
 func (w *waits) close(address string, s *stream) {
+	names := w.names()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.streams[address] != s {
@@ -166,7 +167,7 @@ func (w *waits) close(address string, s *stream) {
 	}
 	delete(w.streams, address)
 	w.announce()
-	w.again(w.rooms()...)
+	w.again(names...)
 }
 
 // listensTo reports whether the stream of an rpc-server is open, and it has heard of everything

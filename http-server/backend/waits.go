@@ -29,6 +29,8 @@ const (
 	spread = time.Second
 	// maxTotals is how many chats are counted in one call. They share pipelines with pulls.
 	maxTotals = 256
+	// maxMemberTotals is how many members' chats are: one has many.
+	maxMemberTotals = 16
 	// maxInterests is how many names the streams are told of before none stays that nobody
 	// waits for.
 	maxInterests = 1 << 16
@@ -37,8 +39,8 @@ const (
 // waits knows who waits for news of a room or a member, and has the rpc-servers' streams know
 // it. Hints may be lost; so it also has what is waited for counted from time to time.
 type waits struct {
-	// totals counts the messages of chats, in their order: rpc.UNKNOWN_TOTAL where that failed. The
-	// error is errNoTotals where no rpc-server can.
+	// totals counts the messages of chats, and of members, in their order: rpc.UNKNOWN_TOTAL where
+	// that failed. The error is errNoTotals where no rpc-server can.
 	totals  func(context.Context, []string) ([]int64, error)
 	metrics *waitMetrics
 
@@ -50,7 +52,7 @@ type waits struct {
 	version   int64               // counts changes of interests
 	streams   map[string]*stream  // by address; those that are open
 	heard     chan struct{}       // closed, and another one made, when a stream has heard of a version or ends
-	uncounted map[string]struct{} // rooms that check is to count soon
+	uncounted map[string]struct{} // names that check is to count soon
 	hurry     chan struct{}       // has an element where there are any
 }
 
@@ -63,7 +65,7 @@ type interest struct {
 	idle    time.Time // since when nobody waits for it; zero while somebody does
 }
 
-// Waiter waits for news of one room.
+// Waiter waits for news of one room, or of all rooms of a member.
 type Waiter struct {
 	waits *waits
 	name  string
@@ -154,7 +156,7 @@ func (w *Waiter) Hint() (stored time.Time, ok bool) {
 	return time.UnixMicro(micros), micros != 0
 }
 
-// Saw takes how many messages the caller saw in the chat. Where that is not what is counted
+// Saw takes how many messages the caller saw in all. Where that is not what is counted
 // later, there is news.
 func (w *Waiter) Saw(total int64) { w.total.Store(total) }
 
@@ -231,10 +233,7 @@ func (w *waits) check(ctx context.Context) {
 		case <-due.C:
 			due.Reset(minCheck + rand.N(maxCheck-minCheck))
 			w.forget(time.Now().Add(-minCheck))
-			w.mu.Lock()
-			rooms := w.rooms()
-			w.mu.Unlock()
-			w.count(ctx, rooms)
+			w.count(ctx, w.names())
 		case <-w.hurry:
 			time.Sleep(recheck/2 + rand.N(recheck))
 			w.count(ctx, w.takeUncounted())
@@ -242,26 +241,44 @@ func (w *waits) check(ctx context.Context) {
 	}
 }
 
-// count counts rooms, and wakes who saw another total.
-func (w *waits) count(ctx context.Context, rooms []string) {
-	for some := range slices.Chunk(rooms, maxTotals) {
-		totals, err := w.totals(ctx, some)
-		switch {
-		case errors.Is(err, errNoTotals):
-			w.lookAgain(some)
-			continue
-		case err != nil:
-			slog.Debug("chats that are waited for cannot be counted", "err", err)
-			totals = slices.Repeat([]int64{rpc.UNKNOWN_TOTAL}, len(some))
+// count counts what names have, and wakes who saw another total.
+func (w *waits) count(ctx context.Context, names []string) {
+	var rooms, members []string
+	for _, name := range names {
+		if isMember(name) {
+			members = append(members, name)
+		} else {
+			rooms = append(rooms, name)
 		}
-		w.compare(some, totals)
+	}
+	for some := range slices.Chunk(rooms, maxTotals) {
+		w.countTogether(ctx, some)
+	}
+	for some := range slices.Chunk(members, maxMemberTotals) {
+		w.countTogether(ctx, some)
 	}
 }
 
-// again has rooms counted soon. The caller must hold mu.
-func (w *waits) again(rooms ...string) {
-	for _, room := range rooms {
-		w.uncounted[room] = struct{}{}
+func (w *waits) countTogether(ctx context.Context, names []string) {
+	totals, err := w.totals(ctx, names)
+	switch {
+	case errors.Is(err, errNoTotals):
+		w.lookAgain(names)
+		return
+	case err != nil:
+		slog.Debug("chats that are waited for cannot be counted", "err", err)
+		totals = slices.Repeat([]int64{rpc.UNKNOWN_TOTAL}, len(names))
+	}
+	w.compare(names, totals)
+}
+
+// isMember tells the name of a member from that of a room.
+func isMember(name string) bool { return !strings.Contains(name, ":") }
+
+// again has names counted soon. The caller must hold mu.
+func (w *waits) again(names ...string) {
+	for _, name := range names {
+		w.uncounted[name] = struct{}{}
 	}
 	select {
 	case w.hurry <- struct{}{}:
@@ -269,24 +286,13 @@ func (w *waits) again(rooms ...string) {
 	}
 }
 
-// takeUncounted returns the rooms that are to be counted soon.
+// takeUncounted returns the names that are to be counted soon.
 func (w *waits) takeUncounted() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	rooms := slices.Collect(maps.Keys(w.uncounted))
+	names := slices.Collect(maps.Keys(w.uncounted))
 	clear(w.uncounted)
-	return rooms
-}
-
-// rooms returns the names of the rooms that are waited for. The caller must hold mu.
-func (w *waits) rooms() []string {
-	var rooms []string
-	for name := range w.waiters {
-		if strings.Contains(name, ":") {
-			rooms = append(rooms, name)
-		}
-	}
-	return rooms
+	return names
 }
 
 // names returns what is waited for.
@@ -297,15 +303,15 @@ func (w *waits) names() []string {
 }
 
 // compare wakes who saw another total than what is there now.
-func (w *waits) compare(rooms []string, totals []int64) {
+func (w *waits) compare(names []string, totals []int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for i, room := range rooms {
-		if totals[i] == rpc.UNKNOWN_TOTAL && len(w.waiters[room]) > 0 {
-			w.again(room)
+	for i, name := range names {
+		if totals[i] == rpc.UNKNOWN_TOTAL && len(w.waiters[name]) > 0 {
+			w.again(name)
 			continue
 		}
-		for waiter := range w.waiters[room] {
+		for waiter := range w.waiters[name] {
 			if waiter.total.Load() != totals[i] {
 				waiter.wake("timer")
 			}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,6 +173,27 @@ func TestStreams_AMuteServerHoldsUpNobody(t *testing.T) {
 	opened := mute.Opened.Load()
 	assert.Greater(t, opened, int64(1), "it is asked again")
 	assert.Less(t, opened, int64(4), "now and then")
+}
+
+// TestStreams_ABrokenServerIsAskedNowAndThen has one that closes each connection at once.
+func TestStreams_ABrokenServerIsAskedNowAndThen(t *testing.T) {
+	l := backendtest.Listen(t)
+	defer l.Close()
+	var opened atomic.Int64
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			opened.Add(1)
+			conn.Close()
+		}
+	}()
+	listen(t, l.Addr().String())
+	time.Sleep(5 * reopen)
+	assert.Greater(t, opened.Load(), int64(1), "it is asked again")
+	assert.Less(t, opened.Load(), int64(12), "with a pause")
 }
 
 // TestStreams_AnOlderServerIsLeftAlone has one that says in etcd that it takes batches alone.

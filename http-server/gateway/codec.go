@@ -23,7 +23,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"im/http-server/edge"
-	"im/internal/gen/api"
 )
 
 // format is a way to write a request or an answer.
@@ -51,15 +50,14 @@ func formatOf(mediaType string) (f format, ok bool) {
 	return formatJSON, false
 }
 
-// decode reads a request from its body or, where that is empty and the request is one that
-// may, from the query string.
+// decode reads a request from its body or, where that of a GET is empty, from the query string.
 func (g *Gateway) decode(c *app.RequestContext, req proto.Message) error {
-	body, err := g.read(c)
+	body, err := g.readBody(c)
 	if err != nil {
 		return err
 	}
-	if pull, ok := req.(*api.PullRequest); ok && len(body) == 0 {
-		return decodeQuery(string(c.URI().QueryString()), pull)
+	if len(body) == 0 && (c.IsGet() || c.IsHead()) {
+		return decodeQuery(string(c.URI().QueryString()), req)
 	}
 	for _, coding := range c.Request.Header.PeekAll("Content-Encoding") {
 		if !bytes.EqualFold(bytes.TrimSpace(coding), []byte("identity")) {
@@ -73,7 +71,7 @@ func (g *Gateway) decode(c *app.RequestContext, req proto.Message) error {
 	return decodeJSON(body, req)
 }
 
-func (g *Gateway) read(c *app.RequestContext) ([]byte, error) {
+func (g *Gateway) readBody(c *app.RequestContext) ([]byte, error) {
 	var body []byte
 	var err error
 	length := c.Request.Header.ContentLength() // negative where the body is chunked
@@ -186,6 +184,7 @@ var types = map[string]string{
 	"the body": "an object",
 	"cursor":   "an integer of 64 bits",
 	"limit":    "an integer of 32 bits",
+	"read":     "an integer of 64 bits",
 	"reverse":  "true or false",
 	"total":    "an integer of 64 bits",
 	"wait":     "an integer of 32 bits",
@@ -195,44 +194,47 @@ func wrongType(field string) error {
 	return badRequest(field + ": must be " + cmp.Or(types[field], "a string"))
 }
 
-// decodeQuery reads a query string. Parameters that a PullRequest does not have
-// are ignored.
-func decodeQuery(query string, req *api.PullRequest) error {
+// decodeQuery reads a query string. Parameters that req does not have are ignored.
+func decodeQuery(query string, req proto.Message) error {
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return badRequest("the query string is not well encoded")
 	}
-	parse := map[string]func(string) error{
-		"chat":    func(s string) error { req.Chat = s; return nil },
-		"cursor":  func(s string) (err error) { req.Cursor, err = strconv.ParseInt(s, 10, 64); return },
-		"limit":   func(s string) (err error) { req.Limit, err = parseInt32(s); return },
-		"reverse": func(s string) (err error) { req.Reverse, err = parseBool(s); return },
-		"total":   func(s string) (err error) { req.Total, err = strconv.ParseInt(s, 10, 64); return },
-		"wait":    func(s string) (err error) { req.Wait, err = parseInt32(s); return },
-	}
+	message := req.ProtoReflect()
+	fields := message.Descriptor().Fields()
 	for name, given := range values {
-		switch {
-		case parse[name] == nil:
-		case len(given) > 1:
+		field := fields.ByName(protoreflect.Name(name))
+		if field == nil {
+			continue
+		}
+		if len(given) > 1 {
 			return badRequest(name + ": is given more than once")
-		case parse[name](given[0]) != nil:
+		}
+		value, err := parseValue(field.Kind(), given[0])
+		if err != nil {
 			return wrongType(name)
 		}
+		message.Set(field, value)
 	}
 	return nil
 }
 
-func parseInt32(s string) (int32, error) {
-	n, err := strconv.ParseInt(s, 10, 32)
-	return int32(n), err
-}
-
-// parseBool knows JSON's words alone, unlike strconv.ParseBool.
-func parseBool(s string) (bool, error) {
-	if s != "true" && s != "false" {
-		return false, strconv.ErrSyntax
+// parseValue reads a value of a kind that requests have.
+func parseValue(kind protoreflect.Kind, s string) (protoreflect.Value, error) {
+	switch kind {
+	case protoreflect.Int64Kind:
+		n, err := strconv.ParseInt(s, 10, 64)
+		return protoreflect.ValueOfInt64(n), err
+	case protoreflect.Int32Kind:
+		n, err := strconv.ParseInt(s, 10, 32)
+		return protoreflect.ValueOfInt32(int32(n)), err
+	case protoreflect.BoolKind: // in JSON's words alone, unlike strconv.ParseBool
+		if s != "true" && s != "false" {
+			return protoreflect.Value{}, strconv.ErrSyntax
+		}
+		return protoreflect.ValueOfBool(s == "true"), nil
 	}
-	return s == "true", nil
+	return protoreflect.ValueOfString(s), nil
 }
 
 // encode writes an answer in the format that the request accepts, straight into a

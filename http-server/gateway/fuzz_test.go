@@ -234,7 +234,7 @@ func FuzzDecodeQuery(f *testing.F) {
 		want, faults := readQuery(query)
 		if len(faults) == 0 {
 			require.NoError(t, err)
-			require.Equal(t, want, &req)
+			require.True(t, proto.Equal(want, &req), "%v, not %v", &req, want)
 			return
 		}
 		requireBadRequest(t, err, query)

@@ -16,6 +16,7 @@ import (
 	"github.com/cloudwego/hertz/pkg/app/middlewares/server/recovery"
 	"github.com/cloudwego/hertz/pkg/route"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	"im/http-server/backend"
 	"im/http-server/edge"
@@ -28,8 +29,14 @@ import (
 type Backend interface {
 	Send(context.Context, *rpc.SendRequest) (*rpc.SendResponse, error)
 	Pull(context.Context, *rpc.PullRequest) (*rpc.PullResponse, error)
-	// Wait returns who is told when there may be news of a chat.
+	Chats(context.Context, *rpc.ChatsRequest) (*rpc.ChatsResponse, error)
+	Read(context.Context, *rpc.ReadRequest) (*rpc.ReadResponse, error)
+	// SharedChats is Chats for those who wait, who share what it costs.
+	SharedChats(context.Context, *rpc.ChatsRequest) (*rpc.ChatsResponse, error)
+	// Wait returns who is told when there may be news of a chat, WaitList when there may be some
+	// of any chat of a member.
 	Wait(ctx context.Context, chat string) *backend.Waiter
+	WaitList(ctx context.Context, member string) *backend.Waiter
 }
 
 // Options are what a Gateway is made with.
@@ -52,15 +59,17 @@ type Options struct {
 type Gateway struct {
 	Options
 	metrics *metrics
-	waiters chan struct{}    // has an element for each request that waits
-	looks   chan struct{}    // has an element for each of them that looks again
-	stopsAt func() time.Time // returns when LeaveWait is over, once the server stops
+	waiters chan struct{} // has an element for each request that waits
+	// pullLooks and listLooks have an element for each of them that looks again.
+	pullLooks, listLooks chan struct{}
+	stopsAt              func() time.Time // returns when LeaveWait is over, once the server stops
 }
 
 // New returns a Gateway, whose routes are yet to be added to a server.
 func New(o Options) *Gateway {
 	g := &Gateway{
-		Options: o, metrics: newMetrics(), waiters: make(chan struct{}, o.MaxWaiters), looks: make(chan struct{}, maxLooks),
+		Options: o, metrics: newMetrics(), waiters: make(chan struct{}, o.MaxWaiters),
+		pullLooks: make(chan struct{}, maxLooks), listLooks: make(chan struct{}, o.MaxWaiters),
 		stopsAt: sync.OnceValue(func() time.Time { return time.Now().Add(o.LeaveWait) }),
 	}
 	context.AfterFunc(o.Stopping, func() { g.stopsAt() })
@@ -90,6 +99,8 @@ func (g *Gateway) Route(r *route.Engine) {
 	get("/ping", ping)
 	r.POST("/api/send", g.handle(g.send))
 	get("/api/pull", g.handle(g.pull))
+	get("/api/chats", g.handle(g.chats))
+	r.POST("/api/read", g.handle(g.read))
 	r.NoRoute(notFound)
 	r.NoMethod(notAllowed(r))
 }
@@ -117,7 +128,7 @@ func (g *Gateway) send(ctx context.Context, c *app.RequestContext) error {
 	if err := g.decode(c, &req); err != nil {
 		return err
 	}
-	if err := caller.maySendAs(req.Sender); err != nil {
+	if err := caller.mayBe("sender", req.Sender); err != nil {
 		return err
 	}
 	key, err := idempotencyKey(c)
@@ -144,19 +155,25 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 	if err := caller.mayPull(req.Chat); err != nil {
 		return err
 	}
-	if err := checkWait(&req); err != nil {
+	if err := checkWait(req.Wait, "reverse", req.Reverse); err != nil {
 		return err
 	}
 	if c.IsHead() { // no rpc-server is asked for what is not sent
 		c.SetContentType(answerFormat(c).mediaType())
 		return nil
 	}
-	var resp *rpc.PullResponse
-	if req.Wait == 0 {
-		resp, err = g.look(ctx, &req)
-	} else {
-		resp, err = g.await(ctx, c, &req, caller.until)
+	look := func(ctx context.Context) (*rpc.PullResponse, error) {
+		resp, err := g.Backend.Pull(ctx, &rpc.PullRequest{
+			Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
+		})
+		return resp, failure(resp, err)
 	}
+	resp, err := await(ctx, g, c, held[*rpc.PullResponse]{
+		wait: req.Wait, name: req.Chat, waiter: g.Backend.Wait, look: look, again: look, turns: g.pullLooks,
+		isNews: func(resp *rpc.PullResponse) bool { // messages, or the chat went back
+			return len(resp.Messages) > 0 || resp.GetTotal() < req.Cursor
+		},
+	}, caller.until)
 	if err != nil {
 		return err
 	}
@@ -169,9 +186,87 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 	messages := make([]api.Message, len(resp.Messages)) // at once: one by one they cost more
 	for i, m := range resp.Messages {
 		page.Messages[i] = &messages[i]
-		messages[i].Chat, messages[i].Text, messages[i].Sender, messages[i].SendTime = m.Chat, m.Text, m.Sender, m.SendTime
+		copyMessage(&messages[i], m)
 	}
-	if err := encode(c, page); err != nil {
+	return g.answer(c, page)
+}
+
+func copyMessage(to *api.Message, m *rpc.Message) {
+	to.Chat, to.Text, to.Sender, to.SendTime = m.Chat, m.Text, m.Sender, m.SendTime
+}
+
+// chats answers with some of a member's chats.
+func (g *Gateway) chats(ctx context.Context, c *app.RequestContext) error {
+	caller, err := g.Auth.caller(c)
+	if err != nil {
+		return err
+	}
+	var req api.ChatsRequest
+	if err := g.decode(c, &req); err != nil {
+		return err
+	}
+	if err := caller.mayBe("member", req.Member); err != nil {
+		return err
+	}
+	if err := checkWait(req.Wait, "cursor", req.Cursor > 0); err != nil {
+		return err
+	}
+	if req.Total < 0 {
+		return badRequest(fmt.Sprintf("total: must not be negative, but is %d", req.Total))
+	}
+	if c.IsHead() { // as in pull
+		c.SetContentType(answerFormat(c).mediaType())
+		return nil
+	}
+	look := func(read func(context.Context, *rpc.ChatsRequest) (*rpc.ChatsResponse, error)) func(context.Context) (*rpc.ChatsResponse, error) {
+		return func(ctx context.Context) (*rpc.ChatsResponse, error) {
+			resp, err := read(ctx, &rpc.ChatsRequest{Member: req.Member, Cursor: req.Cursor, Limit: req.Limit})
+			return resp, failure(resp, err)
+		}
+	}
+	resp, err := await(ctx, g, c, held[*rpc.ChatsResponse]{
+		wait: req.Wait, name: req.Member, waiter: g.Backend.WaitList, look: look(g.Backend.Chats), again: look(g.Backend.SharedChats), turns: g.listLooks,
+		isNews: func(resp *rpc.ChatsResponse) bool { return resp.GetTotal() != req.Total },
+	}, caller.until)
+	if err != nil {
+		return err
+	}
+	list := &api.ChatsResponse{
+		Chats:      make([]*api.Chat, len(resp.Chats)),
+		HasMore:    resp.GetHasMore(),
+		NextCursor: resp.GetNextCursor(),
+		Total:      resp.GetTotal(),
+	}
+	for i, listed := range resp.Chats {
+		list.Chats[i] = &api.Chat{Chat: listed.Chat, Total: listed.Total, Read: listed.Mark, Unread: listed.Unread, Last: new(api.Message)}
+		copyMessage(list.Chats[i].Last, listed.Last)
+	}
+	return g.answer(c, list)
+}
+
+// read moves the mark of how far a member has read a chat, and answers with what is kept.
+func (g *Gateway) read(ctx context.Context, c *app.RequestContext) error {
+	caller, err := g.Auth.caller(c)
+	if err != nil {
+		return err
+	}
+	var req api.ReadRequest
+	if err := g.decode(c, &req); err != nil {
+		return err
+	}
+	if err := caller.mayBe("member", req.Member); err != nil {
+		return err
+	}
+	resp, err := g.Backend.Read(ctx, &rpc.ReadRequest{Chat: req.Chat, Member: req.Member, Mark: req.Read})
+	if err := failure(resp, err); err != nil {
+		return err
+	}
+	return g.answer(c, &api.ReadResponse{Read: resp.GetMark()})
+}
+
+// answer answers 200.
+func (g *Gateway) answer(c *app.RequestContext, resp proto.Message) error {
+	if err := encode(c, resp); err != nil {
 		return err
 	}
 	return g.Buffers.Reserve(c, len(c.Response.Body()))
@@ -208,7 +303,7 @@ func panicked(ctx context.Context, c *app.RequestContext, err any, stack []byte)
 }
 
 func notFound(ctx context.Context, c *app.RequestContext) {
-	refuse(ctx, c, newProblem(http.StatusNotFound, "there is no such path; see /api/send, /api/pull and /ping", nil))
+	refuse(ctx, c, newProblem(http.StatusNotFound, "there is no such path; see /api/send, /api/pull, /api/chats, /api/read and /ping", nil))
 }
 
 // notAllowed answers a path that exists with the methods that it has.

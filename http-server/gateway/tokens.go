@@ -157,12 +157,12 @@ func tokenFault(err error) string {
 	return "the token is not valid"
 }
 
-// maySendAs returns nil if the caller is sender, else a problem.
-func (c caller) maySendAs(sender string) error {
-	if c.anyone || c.is(sender) {
+// mayBe returns nil if the caller is the member that a field names, else a problem.
+func (c caller) mayBe(field, name string) error {
+	if c.anyone || c.is(name) {
 		return nil
 	}
-	return newProblem(http.StatusForbidden, "sender: is not whom the token names", nil)
+	return newProblem(http.StatusForbidden, field+": is not whom the token names", nil)
 }
 
 // mayPull returns nil if the caller is a member of chat, else a problem.

@@ -8,9 +8,8 @@ import (
 
 	"github.com/cloudwego/hertz/pkg/app"
 
+	"im/http-server/backend"
 	"im/http-server/edge"
-	"im/internal/gen/api"
-	"im/internal/gen/rpc"
 	"im/internal/member"
 )
 
@@ -18,51 +17,63 @@ const (
 	// maxWait is the longest wait: proxies give up after a minute. A longer one is served as
 	// this.
 	maxWait = 50 * time.Second
-	// maxChat is the most bytes of a chat. The rpc-servers refuse what is longer, and are not to
+	// maxName is the most bytes of a chat. The rpc-servers refuse what is longer, and are not to
 	// remember it.
-	maxChat = 2*member.MaxBytes + len(":")
-	// maxLooks is how many of those who wait look again at a time.
+	maxName = 2*member.MaxBytes + len(":")
+	// maxLooks is how many of those who wait for news of a chat look again at a time. Those who
+	// wait for a list look together with others, who are as few.
 	maxLooks = 256
 )
 
 // errWaiters is the error of a request that would wait, where too many do.
 var errWaiters = errors.New("as many requests as MAX_WAITERS allows wait")
 
-// checkWait returns the problem of a pull that asks for a wait which it cannot have.
-func checkWait(req *api.PullRequest) error {
+// checkWait returns the problem of a request that asks for a wait which it cannot have: not
+// where excluded is given, a field by that name.
+func checkWait(wait int32, field string, excluded bool) error {
 	switch {
-	case req.Wait < 0:
+	case wait < 0:
 		return badRequest("wait: must not be negative")
-	case req.Wait > 0 && req.Reverse:
-		return badRequest("wait: must not be given with reverse")
+	case wait > 0 && excluded:
+		return badRequest("wait: must not be given with " + field)
 	}
 	return nil
 }
 
-// isNews reports whether there is something to answer to a pull that waits: messages, or a
-// chat that went back.
-func isNews(req *api.PullRequest, resp *rpc.PullResponse) bool {
-	return len(resp.Messages) > 0 || resp.GetTotal() < req.Cursor
+// held is a request whose answer may be held back.
+type held[Resp counted] struct {
+	wait   int32  // seconds
+	name   string // of the chat or the member
+	waiter func(ctx context.Context, name string) *backend.Waiter
+	look   func(ctx context.Context) (Resp, error)
+	// again looks after something has happened; turns has an element for each look of this kind
+	// that is under way.
+	again  func(ctx context.Context) (Resp, error)
+	turns  chan struct{}
+	isNews func(Resp) bool // whether there is something to answer
 }
+
+// counted is an answer that tells how many messages there are.
+type counted interface{ GetTotal() int64 }
 
 // await looks at once, and again when there may be news, until there is some or the wait is
 // over. The first look and the last one may fail, and then so does the wait.
-func (g *Gateway) await(ctx context.Context, c *app.RequestContext, req *api.PullRequest, until time.Time) (*rpc.PullResponse, error) {
-	if len(req.Chat) > maxChat {
-		return g.look(ctx, req)
+func await[Resp counted](ctx context.Context, g *Gateway, c *app.RequestContext, h held[Resp], until time.Time) (resp Resp, err error) {
+	if h.wait == 0 || len(h.name) > maxName {
+		return h.look(ctx)
 	}
 	select {
 	case g.waiters <- struct{}{}:
 		defer func() { <-g.waiters }()
 	default:
-		return nil, errWaiters
+		return resp, errWaiters
 	}
-	over := time.NewTimer(min(time.Duration(req.Wait)*time.Second, maxWait))
+	over := time.NewTimer(min(time.Duration(h.wait)*time.Second, maxWait))
 	defer over.Stop()
-	waiter := g.Backend.Wait(ctx, req.Chat)
+	waiter := h.waiter(ctx, h.name)
 	defer waiter.Close()
-	resp, err := g.look(ctx, req)
-	if err != nil || isNews(req, resp) {
+	resp, err = h.look(ctx)
+	if err != nil || h.isNews(resp) {
 		return resp, err
 	}
 	waiter.Saw(resp.GetTotal())
@@ -83,23 +94,35 @@ func (g *Gateway) await(ctx context.Context, c *app.RequestContext, req *api.Pul
 	if g.Stopping.Err() != nil {
 		stopping, leave = nil, time.After(g.leaveWait(1))
 	}
-	var turn chan<- struct{} // g.looks while a look is due: a chat may have many waiters
+	type outcome struct {
+		resp Resp
+		err  error
+	}
+	news, looked := waiter.News(), make(chan outcome, 1)
+	var turn chan<- struct{} // while a look is due: a chat may have many waiters
+	var stored time.Time
+	var hinted bool
 	for {
 		select {
-		case <-waiter.News():
-			turn = g.looks
+		case <-news:
+			news, turn = nil, h.turns
 		case turn <- struct{}{}:
 			turn = nil
-			stored, hinted := waiter.Hint()
-			next, err := g.look(ctx, req)
-			<-g.looks
-			if err != nil {
+			stored, hinted = waiter.Hint()
+			go func() {
+				resp, err := h.again(ctx)
+				<-h.turns
+				looked <- outcome{resp, err}
+			}()
+		case next := <-looked:
+			news = waiter.News()
+			if next.err != nil {
 				waiter.Failed()
 				continue
 			}
-			resp = next
+			resp = next.resp
 			waiter.Saw(resp.GetTotal())
-			if !isNews(req, resp) {
+			if !h.isNews(resp) {
 				continue
 			}
 			if hinted {
@@ -107,7 +130,7 @@ func (g *Gateway) await(ctx context.Context, c *app.RequestContext, req *api.Pul
 			}
 			return resp, nil
 		case <-over.C:
-			return g.look(ctx, req)
+			return h.look(ctx)
 		case <-stopping:
 			stopping, leave = nil, time.After(g.leaveWait(rand.Float64()))
 		case <-leave:
@@ -119,14 +142,6 @@ func (g *Gateway) await(ctx context.Context, c *app.RequestContext, req *api.Pul
 			return resp, nil // to nobody
 		}
 	}
-}
-
-// look pulls once.
-func (g *Gateway) look(ctx context.Context, req *api.PullRequest) (*rpc.PullResponse, error) {
-	resp, err := g.Backend.Pull(ctx, &rpc.PullRequest{
-		Chat: req.Chat, Cursor: req.Cursor, Limit: req.Limit, Reverse: &req.Reverse, Total: &req.Total,
-	})
-	return resp, failure(resp, err)
 }
 
 // leaveWait returns how long a part of LEAVE_WAIT lasts from now, while the server stops.

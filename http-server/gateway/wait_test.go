@@ -84,11 +84,17 @@ func (s *chatOf) store() {
 // waitAt returns the base URL of a gateway that asks s, whose stream is open.
 func waitAt(t *testing.T, s *chatOf, change func(*bounds)) string {
 	t.Helper()
+	return waitAtServer(t, s, s, change)
+}
+
+// waitAtServer is waitAt where what answers is more than s.
+func waitAtServer(t *testing.T, s *chatOf, server rpc.IMService, change func(*bounds)) string {
+	t.Helper()
 	b := wide()
 	if change != nil {
 		change(&b)
 	}
-	client := dial(t, 3*time.Second, backendtest.Serve(t, s))
+	client := dial(t, 3*time.Second, backendtest.Serve(t, server))
 	backendtest.Eventually(t, func() bool {
 		about, err := json.Marshal(client.Checks()[0].About())
 		return err == nil && strings.Contains(string(about), `"hints":true`)

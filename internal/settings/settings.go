@@ -30,7 +30,7 @@ type Common struct {
 	Healthcheck struct{} `cmd:"" help:"Ask a running server whether it is ready; exit 0 or 1."`
 	Settings    Page     `cmd:"" hidden:""`
 
-	Command string `kong:"-"` // "serve" or "healthcheck"
+	Command string `kong:"-"` // that is given
 }
 
 // Apply sets the log level and the bounds of the heap, and logs each of the risks that
@@ -55,8 +55,7 @@ func (c *Common) Insecure() []string {
 
 // Parse reads args and the environment into cfg, a pointer to a struct of flags that embeds
 // Common. An environment variable that is empty counts as unset. A flag with the tag min
-// must not be below that number. Parse returns the command that is given: "serve" or
-// "healthcheck". It prints the help and exits when asked to. The error names the setting
+// must not be below that number. Parse returns the command that is given. It prints the help and exits when asked to. The error names the setting
 // that is wrong.
 func Parse(args []string, cfg any, description, adminListen string) (command string, err error) {
 	for _, variable := range os.Environ() {

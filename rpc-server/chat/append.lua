@@ -1,5 +1,5 @@
 -- Appends a message to its room and gives the send time it has there, in
--- microseconds since the Unix epoch.
+-- microseconds since the Unix epoch, and whether it is the only one ('1' or '0').
 -- KEYS[1]: the room's sorted set. ARGV: the member to add, how many replicas are
 -- waited for.
 --
@@ -14,7 +14,7 @@ end
 local time = string.format('%.0f', score)
 local added = redis.pcall('ZADD', KEYS[1], 'NX', time, ARGV[1])
 if added == 1 then
-  return time
+  return {time, last[2] and '0' or '1'}
 end
 -- A member already there keeps its time, which makes a retry a no-op, also where
 -- Redis takes no writes and no replicas are waited for.
@@ -26,6 +26,6 @@ if kept then
     redis.call('PEXPIREAT', KEYS[1], 9999999999999)
     redis.call('PERSIST', KEYS[1])
   end
-  return string.format('%.0f', tonumber(kept))
+  return {string.format('%.0f', tonumber(kept)), redis.call('ZCARD', KEYS[1]) == 1 and '1' or '0'}
 end
 return added

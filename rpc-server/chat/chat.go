@@ -22,6 +22,10 @@ const (
 	DefaultLimit = 10
 	// MaxLimit is the most messages of a page; a larger limit is served as this.
 	MaxLimit = 1000
+	// MaxChats is the most chats of a list; a larger limit is served as this.
+	MaxChats = 100
+	// MaxUnread is where counting of what is unread ends.
+	MaxUnread = 100
 )
 
 // InvalidError says which rule the caller's input breaks, in words for the
@@ -45,11 +49,8 @@ func ParseRoom(chat string) (Room, error) {
 	if chat == "" {
 		return Room{}, invalid(`chat: is required, as "<member1>:<member2>"`)
 	}
-	if !utf8.ValidString(chat) {
-		return Room{}, invalid("chat: is not valid UTF-8")
-	}
-	if strings.ContainsFunc(chat, unicode.IsControl) {
-		return Room{}, invalid("chat: has a control character: %s", quote(chat))
+	if err := checkText("chat", chat); err != nil {
+		return Room{}, err
 	}
 	a, b, _ := strings.Cut(chat, ":")
 	if a == "" || b == "" || strings.Contains(b, ":") {
@@ -60,6 +61,38 @@ func ParseRoom(chat string) (Room, error) {
 	}
 	a, b = member.Pair(a, b)
 	return Room{[2]string{a, b}}, nil
+}
+
+func checkText(field, s string) error {
+	if !utf8.ValidString(s) {
+		return invalid("%s: is not valid UTF-8", field)
+	}
+	if strings.ContainsFunc(s, unicode.IsControl) {
+		return invalid("%s: has a control character: %s", field, quote(s))
+	}
+	return nil
+}
+
+// Member is one who talks in rooms.
+type Member struct {
+	name string // folded
+}
+
+// ParseMember reads a name. The error is an InvalidError.
+func ParseMember(name string) (Member, error) {
+	if name == "" {
+		return Member{}, invalid("member: is required")
+	}
+	if err := checkText("member", name); err != nil {
+		return Member{}, err
+	}
+	if strings.Contains(name, ":") {
+		return Member{}, invalid("member: must be one name, without a colon, not %s", quote(name))
+	}
+	if len(name) > member.MaxBytes {
+		return Member{}, invalid("member: has more than %d bytes: %s", member.MaxBytes, quote(name))
+	}
+	return Member{member.Fold(name)}, nil
 }
 
 // Members returns the names of the two, folded and sorted.
@@ -176,6 +209,85 @@ type Page struct {
 	// positions are counted back from: the query's total, if that is neither 0 nor
 	// above what the room has.
 	Total int64
+}
+
+// ListQuery asks for some of a member's chats. Build it with NewListQuery.
+type ListQuery struct {
+	member Member
+	cursor int64
+	limit  int64
+}
+
+// NewListQuery checks what a caller asks for: limit chats (0 means DefaultLimit) from the
+// 0-based place cursor on, counted from the one with the newest message. The error is an
+// InvalidError.
+func NewListQuery(name string, cursor int64, limit int32) (ListQuery, error) {
+	m, err := ParseMember(name)
+	if err != nil {
+		return ListQuery{}, err
+	}
+	if cursor < 0 {
+		return ListQuery{}, invalid("cursor: must not be negative, but is %d", cursor)
+	}
+	if limit < 0 {
+		return ListQuery{}, invalid("limit: must not be negative, but is %d", limit)
+	}
+	if limit == 0 {
+		limit = DefaultLimit
+	}
+	return ListQuery{m, cursor, min(int64(limit), MaxChats)}, nil
+}
+
+// Listed is a chat in a member's list.
+type Listed struct {
+	Room  Room
+	Total int64 // messages in it
+	// Read is how many of them the member has read.
+	Read int64
+	// Unread is how many messages of the other one are behind Read and behind the member's
+	// own last message; MaxUnread means that many or more.
+	Unread int
+	Last   Entry // the newest message
+}
+
+// List is a run of a member's chats, the one with the newest message first.
+type List struct {
+	Chats []Listed
+	// HasMore reports whether there is another page at NextCursor.
+	HasMore bool
+	// NextCursor is the query's cursor plus the number of chats.
+	NextCursor int64
+	// Total is the number of messages in all chats of the member. It was counted before
+	// anything else was read, so that what the list lacks is above it.
+	Total int64
+	Count int64 // of these chats
+}
+
+// Mark is how far a member has read a room. Build it with NewMark.
+type Mark struct {
+	room   Room
+	member Member
+	read   int64
+}
+
+// NewMark checks that name is a member of chat, which has read so many of its messages. The
+// error is an InvalidError.
+func NewMark(chat, name string, read int64) (Mark, error) {
+	room, err := ParseRoom(chat)
+	if err != nil {
+		return Mark{}, err
+	}
+	m, err := ParseMember(name)
+	if err != nil {
+		return Mark{}, err
+	}
+	if !room.has(name) {
+		return Mark{}, invalid("member: %s is not a member of the chat %s", quote(name), quote(chat))
+	}
+	if read < 0 {
+		return Mark{}, invalid("read: must not be negative, but is %d", read)
+	}
+	return Mark{room, m, read}, nil
 }
 
 // quote shows foreign text in an error, cut where it would grow too long.

@@ -71,6 +71,19 @@ func newEntry(member string, score float64) (Entry, error) {
 	return e, nil
 }
 
+// senderOf reads the sender of a member, of which it needs no more than the beginning.
+func senderOf(beginning string) (string, error) {
+	_, rest, ok := cutField(beginning, `{"id":"`)
+	sender := ""
+	if ok {
+		sender, _, ok = cutField(rest, `,"sender":"`)
+	}
+	if !ok {
+		return "", ErrCorrupt
+	}
+	return sender, nil
+}
+
 // cutField reads a string that begins after prefix and ends with a quote, as
 // appendEscaped writes it, and returns what follows. ok is false for any other.
 func cutField(s, prefix string) (value, rest string, ok bool) {

@@ -68,18 +68,21 @@ func (h hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 // observe counts a round trip of a client. Those of greetings, health checks and the like
 // do not count.
 func (m *metrics) observe(client string, began time.Time, cmds []redis.Cmder, err error) {
-	scripts := 0
+	scripts, sends := 0, 0
 	for _, cmd := range cmds {
 		if strings.HasPrefix(cmd.Name(), "eval") {
 			scripts++
+			if name := cmd.Args()[1]; name == appendScript.hash || name == appendScript.source {
+				sends++
+			}
 		}
 	}
 	if scripts == 0 {
 		return
 	}
 	m.duration.WithLabelValues(client).Observe(time.Since(began).Seconds())
-	if client == "sends" {
-		m.batch.Observe(float64(scripts))
+	if sends > 0 {
+		m.batch.Observe(float64(sends))
 	}
 	for _, usual := range []string{"NOSCRIPT", "MOVED", "ASK"} { // by which a command finds its way
 		if redis.HasErrorPrefix(err, usual) {

@@ -44,7 +44,7 @@ func TestCollectors_CountRoundTripsAndWhatSharesThem(t *testing.T) {
 
 	batches := s.gathered(t, "redis_batch_commands", "").Histogram
 	assert.GreaterOrEqual(t, batches.GetSampleSum(), 3.0, "three sends and the script")
-	assert.Equal(t, batches.GetSampleCount(), s.gathered(t, "redis_round_trip_duration_seconds", "sends").Histogram.GetSampleCount())
+	assert.Less(t, batches.GetSampleCount(), s.gathered(t, "redis_round_trip_duration_seconds", "sends").Histogram.GetSampleCount(), "those to inboxes have no send")
 	assert.NotZero(t, s.gathered(t, "redis_round_trip_duration_seconds", "pulls").Histogram.GetSampleCount())
 	assert.Zero(t, s.gathered(t, "redis_queue_commands", "").Gauge.GetValue())
 	assert.NotZero(t, s.gathered(t, "redis_pool_connections", "pulls").Gauge.GetValue())

@@ -19,6 +19,8 @@ import (
 const (
 	// maxCommands is the number of commands at which a pipeline takes no more.
 	maxCommands = 64
+	// maxApart is the most commands of a pipeline apart, each of which takes microseconds.
+	maxApart = 256
 	// maxRedirects is how often a command follows a chat that moves between the masters
 	// of a Redis Cluster, and how often it is sent again after a connection broke or
 	// Redis did not know its script.
@@ -37,7 +39,7 @@ var (
 	errEjected     = errors.New("the master does not answer")
 )
 
-// command is a command with one key: a call of a script or, where that is empty, a count.
+// command is a command with one key: a call of a script or, where that is empty, another one.
 type command struct {
 	redis.Cmder
 	key    string
@@ -50,8 +52,8 @@ func newCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s scr
 	return &command{Cmder: newCmd(context.Background(), append([]any{"evalsha", s.hash, 1, key}, args...)...), key: key, script: s}
 }
 
-func newCount(key string) *command {
-	return &command{Cmder: redis.NewIntCmd(context.Background(), "zcard", key), key: key}
+func newPlainCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, name, key string, args ...any) *command {
+	return &command{Cmder: newCmd(context.Background(), append([]any{name, key}, args...)...), key: key}
 }
 
 // withSource has the script itself sent, in place of its hash.
@@ -102,14 +104,29 @@ func (p *pipelines) run(ctx context.Context, commands []*command) []error {
 	return errs
 }
 
-// runApart runs a command in a pipeline of its own, at once.
-func (p *pipelines) runApart(ctx context.Context, c *command) error {
-	server, err := p.master(ctx, c.key)
-	if err != nil {
-		return err
+// runApart runs commands as run does, but at once, in pipelines that they share with no others.
+func (p *pipelines) runApart(ctx context.Context, commands []*command) []error {
+	byMaster := map[*redis.Client][]*command{}
+	for _, c := range commands {
+		server, err := p.master(ctx, c.key)
+		if c.err = err; err == nil {
+			byMaster[server] = append(byMaster[server], c)
+		}
 	}
-	p.exec(ctx, server, false, []*command{c}, maxRedirects)
-	return c.err
+	var all sync.WaitGroup
+	for server, commands := range byMaster {
+		all.Go(func() {
+			for some := range slices.Chunk(commands, maxApart) {
+				p.exec(ctx, server, false, some, maxRedirects)
+			}
+		})
+	}
+	all.Wait()
+	errs := make([]error, len(commands))
+	for i, c := range commands {
+		errs[i] = c.err
+	}
+	return errs
 }
 
 // wait waits for the command's answer, its master's ejection, or the end of ctx.

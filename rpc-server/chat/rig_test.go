@@ -50,6 +50,17 @@ func (s rig) Append(ctx context.Context, m Message) (int64, error) {
 	return result.Value, result.Err
 }
 
+// knows has the store believe that a chat is in the inboxes of its members.
+func (s rig) knows(t testing.TB, chat string) {
+	t.Helper()
+	s.lookAtServers(t.Context())
+	room, err := ParseRoom(chat)
+	require.NoError(t, err)
+	s.inboxes.mu.Lock()
+	defer s.inboxes.mu.Unlock()
+	s.inboxes.put[room] = time.Now()
+}
+
 // onBoth runs test on the stand-in and on a real Redis.
 func onBoth(t *testing.T, test func(t *testing.T, s rig)) {
 	t.Helper()

@@ -265,6 +265,7 @@ func TestAppend_IsUnavailableWhileTooManyWaitForReplicas(t *testing.T) {
 	t.Parallel()
 	s := newRigWith(t, redis.UniversalOptions{Addrs: []string{ownRedis(t).addr}}, 6*time.Second, 1, 1)
 	chat := newChat()
+	s.knows(t, chat)
 	waits := make(chan struct{})
 	ctx, stop := context.WithCancel(t.Context())
 	go func() {

@@ -61,15 +61,18 @@ var appendLua string
 var pageLua string
 
 var (
-	appendScript = script{appendLua, redis.NewScript(appendLua).Hash()}
-	pageScript   = script{pageLua, redis.NewScript(pageLua).Hash()}
+	appendScript = newScript(appendLua)
+	pageScript   = newScript(pageLua)
 )
 
 // script is one that Redis keeps under its hash, until it is restarted.
 type script struct{ source, hash string }
 
+func newScript(source string) script { return script{source, redis.NewScript(source).Hash()} }
+
 // Store keeps one sorted set a room: the score is the send time, the member is
-// the message. It is safe for concurrent use.
+// the message. Beside these, it keeps for each member the set of its rooms, and
+// how far it has read each. It is safe for concurrent use.
 type Store struct {
 	timeout time.Duration
 	// Sends and pulls have a client each, so that a large page never delays a send.
@@ -78,7 +81,9 @@ type Store struct {
 	tries          int // of a ping
 	refusals       []string
 	metrics        *metrics
-	large          chan struct{} // has an element for each large page that is being read
+	large          chan struct{} // has an element for each large page, or long list, that is being read
+	inboxes        *inboxes
+	close          context.CancelFunc
 	// sent counts messages, so that a large page can tell that it is not alone.
 	sent atomic.Int64
 }
@@ -96,24 +101,31 @@ func Open(o redis.UniversalOptions, timeout time.Duration, maxQueue, replicas in
 	o.ConnMaxLifetimeJitter = maxConnAge / 10 // more or less
 	o.ConnMaxLifetime = cmp.Or(o.ConnMaxLifetime, maxConnAge-o.ConnMaxLifetimeJitter)
 	o.DialerRetries, o.MaxRetries = 1, 1 // a dead Redis is told within timeout, not after five dials
-	s := &Store{timeout: timeout, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages)}
-	open := func(name string, replicas int) (redis.UniversalClient, *pipelines) {
+	s := &Store{timeout: timeout, tries: 1, refusals: refusals, metrics: newMetrics(), large: make(chan struct{}, largePages), inboxes: newInboxes()}
+	open := func(o redis.UniversalOptions, name string, replicas int) (redis.UniversalClient, *pipelines) {
 		client, servers := connect(o, func(_ context.Context, began time.Time, cmds []redis.Cmder, err error) {
 			s.metrics.observe(name, began, cmds, err)
 		})
 		return client, &pipelines{servers: servers, failures: s.metrics.failures.WithLabelValues(name), timeout: timeout, maxQueue: maxQueue, replicas: replicas, lines: map[string]*line{}}
 	}
-	s.sends, s.appends = open("sends", replicas)
-	s.pulls, s.pages = open("pulls", 0)
+	s.pulls, s.pages = open(o, "pulls", 0)
+	o.OnConnect = s.inboxes.onConnect
+	s.sends, s.appends = open(o, "sends", replicas)
 	if s.appends.several() {
 		s.tries = 3 // each asks another master
 		s.refusals = append(slices.Clone(refusals), "ASK", "MOVED")
 	}
+	var ctx context.Context
+	ctx, s.close = context.WithCancel(context.Background())
+	go s.keepInboxes(ctx)
 	return s
 }
 
 // Close closes the connections. What waits fails.
-func (s *Store) Close() error { return errors.Join(s.appends.Close(), s.pages.Close()) }
+func (s *Store) Close() error {
+	s.close()
+	return errors.Join(s.appends.Close(), s.pages.Close())
+}
 
 // Ping returns nil if Redis answers; of a Redis Cluster, any master. The error wraps
 // ErrUnavailable.
@@ -143,23 +155,44 @@ type Result[T any] struct {
 // Append stores each of ms at the end of its room and returns their send times, in
 // microseconds since the Unix epoch. When it returns, Redis has each message without an
 // error as durable as its configuration says, and so have as many replicas as are waited
-// for. A message already there stays as it is. One with an error may have been stored
-// all the same.
+// for; and both members' inboxes have the room. A message already there stays as it is. One
+// with an error may have been stored all the same.
 func (s *Store) Append(ctx context.Context, ms ...Message) []Result[int64] {
 	s.sent.Add(int64(len(ms)))
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	commands := make([]*command, len(ms))
-	for i, m := range ms {
-		commands[i] = newCommand(redis.NewStringCmd, appendScript, m.room.key(), appendMember(nil, m), s.appends.replicas)
-	}
 	results := make([]Result[int64], len(ms))
-	for i, err := range s.appends.run(ctx, commands) {
-		if results[i].Err = s.failure(ctx, err); err == nil {
-			results[i].Value, results[i].Err = strconv.ParseInt(commands[i].Cmder.(*redis.StringCmd).Val(), 10, 64)
+	known, unknown := s.inboxes.split(ms)
+	var apart sync.WaitGroup
+	if len(unknown) > 0 {
+		apart.Go(func() {
+			s.append(ctx, ms, s.putFor(ctx, ms, unknown, results), results)
+		})
+	}
+	s.append(ctx, ms, known, results)
+	apart.Wait()
+	return results
+}
+
+// append stores those of ms at places, and sets their results. Where a message is the first of
+// its room, its inboxes are written again before: what is remembered of them may be gone.
+func (s *Store) append(ctx context.Context, ms []Message, places []int, results []Result[int64]) {
+	commands := make([]*command, len(places))
+	for n, i := range places {
+		commands[n] = newCommand(redis.NewStringSliceCmd, appendScript, ms[i].room.key(), appendMember(nil, ms[i]), s.appends.replicas)
+	}
+	var first []int
+	for n, err := range s.appends.run(ctx, commands) {
+		i := places[n]
+		if results[i].Err = s.failure(ctx, err); err != nil {
+			continue
+		}
+		reply := commands[n].Cmder.(*redis.StringSliceCmd).Val()
+		if results[i].Value, results[i].Err = strconv.ParseInt(reply[0], 10, 64); reply[1] == "1" {
+			first = append(first, i)
 		}
 	}
-	return results
+	s.putFor(ctx, ms, first, results)
 }
 
 // FirstParts reads the pages that qs ask for, or as many bytes of them as may ride along
@@ -185,9 +218,7 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 	sent := s.sent.Load()
 	run := s.pages.run
 	if q.limit > sharedLimit {
-		run = func(ctx context.Context, commands []*command) []error {
-			return []error{s.pages.runApart(ctx, commands[0])}
-		}
+		run = s.pages.runApart
 	}
 	first := s.firstParts(ctx, run, q)[0]
 	p, err := first.Value, first.Err
@@ -214,12 +245,16 @@ func (s *Store) Page(ctx context.Context, q Query) (Page, error) {
 func (s *Store) Totals(ctx context.Context, rooms ...Room) []Result[int64] {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
+	return s.totals(ctx, s.pages.run, rooms)
+}
+
+func (s *Store) totals(ctx context.Context, run func(context.Context, []*command) []error, rooms []Room) []Result[int64] {
 	commands := make([]*command, len(rooms))
 	for i, r := range rooms {
-		commands[i] = newCount(r.key())
+		commands[i] = newPlainCommand(redis.NewIntCmd, "zcard", r.key())
 	}
 	results := make([]Result[int64], len(rooms))
-	for i, err := range s.pages.run(ctx, commands) {
+	for i, err := range run(ctx, commands) {
 		if results[i].Err = s.failure(ctx, err); err == nil {
 			results[i].Value = commands[i].Cmder.(*redis.IntCmd).Val()
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -236,6 +238,7 @@ func TestStore_IsUnavailableWhereRedisHasNoRoomForAClient(t *testing.T) {
 	t.Parallel()
 	s := newRig(t, ownRedis(t).addrs(), short)
 	s.config(t, "maxclients", "1") // the one that says so
+	require.NoError(t, s.redis.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal").Err())
 	s.requireUnavailable(t, newChat())
 
 	s.config(t, "maxclients", "100")
@@ -264,13 +267,15 @@ func TestStore_TheCallersDeadlineIsNotTheStores(t *testing.T) {
 func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
 	t.Parallel()
 	server := ownRedis(t)
-	s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(server.addrs(), ",")}, patience, 1, 0)
+	s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(server.addrs(), ",")}, patience, 2, 0)
 	chat := newChat()
+	s.append(t, newMessage(t, chat, "ann", "hello"))
 	server.freeze(t)
 
-	// Two want the one place: who gets it has to wait, the other knows at once.
+	// Three want two places: who gets one has to wait, the other knows at once.
 	ended := make(chan error)
-	for _, m := range []Message{newMessage(t, chat, "ann", "hello"), newMessage(t, chat, "ann", "hello")} {
+	for range 3 {
+		m := newMessage(t, chat, "ann", "hello")
 		go func() {
 			_, err := s.Append(context.Background(), m)
 			ended <- err
@@ -282,7 +287,8 @@ func TestAppend_IsUnavailableWhileTheQueueIsFull(t *testing.T) {
 
 	server.thaw(t)
 	require.NoError(t, <-ended)
-	require.Len(t, s.all(t, chat), 1, "what was refused is not stored")
+	require.NoError(t, <-ended)
+	require.Len(t, s.all(t, chat), 3, "what was refused is not stored")
 }
 
 func TestDurability_ListsEachSettingThatMayLoseMessages(t *testing.T) {
@@ -313,11 +319,48 @@ func TestDurability_IsAnErrorWhereRedisDoesNotShowItsSettings(t *testing.T) {
 	t.Parallel()
 	server := ownRedis(t)
 	admin := newRig(t, server.addrs(), patience)
-	require.NoError(t, admin.redis.Do(t.Context(), "ACL", "SETUSER", "im", "on", ">secret", "~chat:*", "+@all", "-config").Err())
+	require.NoError(t, admin.redis.Do(t.Context(), "ACL", "SETUSER", "im", "on", ">secret", "~chat:*", "~inbox:*", "+@all", "-config").Err())
 	s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(server.addrs(), ","), Username: "im", Password: "secret"}, patience, 10, 0)
 	s.requireWorks(t)
 	_, err := s.Durability(t.Context())
 	require.ErrorContains(t, err, "NOPERM")
+}
+
+// TestStore_NeedsTheRightsThatAreDocumentedAlone gives its user what docs/operations.md says.
+func TestStore_NeedsTheRightsThatAreDocumentedAlone(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	rights := regexp.MustCompile("(?m)^ACL SETUSER im .*$").FindString(string(doc))
+	require.NotEmpty(t, rights)
+	server := ownRedis(t)
+	admin := newRig(t, server.addrs(), patience)
+	var args []any
+	for word := range strings.FieldsSeq(strings.Replace(rights, "PASSWORD", "secret", 1)) {
+		args = append(args, word)
+	}
+	require.NoError(t, admin.redis.Do(t.Context(), args...).Err())
+	s := newRigWith(t, redis.UniversalOptions{Addrs: strings.Split(server.addrs(), ","), Username: "im", Password: "secret"}, patience, 10, 0)
+	s.requireWorks(t)
+	chat := newChat()
+	s.append(t, newMessage(t, chat, "ann", "hello"))
+	m, err := NewMark(chat, "ann", 1)
+	require.NoError(t, err)
+	_, err = s.Mark(t.Context(), m)
+	require.NoError(t, err)
+	q, err := NewListQuery("ann", 0, 0)
+	require.NoError(t, err)
+	list, err := s.Chats(t.Context(), q)
+	require.NoError(t, err)
+	assert.NotEmpty(t, list.Chats)
+	_, err = s.Durability(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, s.Reindex(t.Context(), func(int) {}))
+	s.lookAtServers(t.Context())
+	assert.NotEmpty(t, s.inboxes.servers, "its run id is known")
+	denied, err := admin.redis.Do(t.Context(), "ACL", "LOG").Slice()
+	require.NoError(t, err)
+	assert.Empty(t, denied)
 }
 
 // TestPage_HoldsRedisForAMomentOnly is not parallel: it measures. A busy machine

@@ -116,7 +116,7 @@ func (r *Registration) session() error {
 	key := "kitex/registry-etcd/" + etcd.Service + "/" + address
 	value, err := json.Marshal(map[string]any{
 		"network": "tcp", "address": address, "weight": 10,
-		"tags": map[string]string{rpc.TAG_BATCHES: "true", rpc.TAG_HINTS: "true"},
+		"tags": map[string]string{rpc.TAG_BATCHES: "true", rpc.TAG_HINTS: "true", rpc.TAG_CHATS: "true"},
 	})
 	if err != nil {
 		return err

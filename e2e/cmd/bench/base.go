@@ -60,6 +60,7 @@ func (g generator) besideBase(ctx context.Context, cfg config, o stack.Options, 
 		single = append(single, trial{l.name + ", open loop", openLoop(l, d)})
 	}
 	single = append(single,
+		trial{"send to new chats", closedLoop(load{name: "send to new chats", kind: "send", prefix: "new", chats: 1 << 30}, d)},
 		trial{"this version alone: send to 1,000 chats → to one hot chat", hotChat(d)},
 		trial{"pull of a thousand, connections: 16", pullThousand(d)},
 		trial{sixteen.name, besideLarge(d)})

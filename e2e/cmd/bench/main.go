@@ -44,7 +44,8 @@ type config struct {
 	Base       string        `help:"Revision to compare this checkout with, side by side: it is built, too." xor:"base"`
 	BaseBin    string        `help:"Folder of the binaries to compare with, in place of a revision." xor:"base"`
 	Only       string        `help:"Measure nothing but the rows of that comparison whose names match this regular expression ('.' is all), and write no file."`
-	Waiters    bool          `help:"Measure nothing but clients that wait, and write no file."`
+	Waiters    bool          `help:"Measure nothing but clients that wait, and write no file." xor:"part"`
+	Lists      bool          `help:"Measure nothing but lists of chats, and write no file." xor:"part"`
 	Out        string        `help:"File to write the results to, as Markdown; by default they are only printed."`
 	PGO        bool          `name:"pgo" help:"Measure nothing, but write default.pgo for the checkout in this folder: where the CPU time of both servers goes."`
 
@@ -53,9 +54,10 @@ type config struct {
 		Addr string `arg:""`
 	} `cmd:"" hidden:"" help:"Answer every request with an empty 200."`
 	Crowd struct {
-		URL string `arg:""`
-		N   int    `arg:""`
-	} `cmd:"" hidden:"" help:"Wait for news in as many chats until stdin ends."`
+		URL  string `arg:""`
+		N    int    `arg:""`
+		Path string `arg:""`
+	} `cmd:"" hidden:"" help:"Have as many clients ask for a path again and again until stdin ends."`
 }
 
 //go:embed load.lua
@@ -68,8 +70,8 @@ func main() {
 	switch parsed.Command() {
 	case "floor <addr>":
 		do = func() error { floor(cfg.Floor.Addr); return nil }
-	case "crowd <url> <n>":
-		do = func() error { return runCrowd(cfg.Crowd.URL, cfg.Crowd.N) }
+	case "crowd <url> <n> <path>":
+		do = func() error { return runCrowd(cfg.Crowd.URL, cfg.Crowd.N, cfg.Crowd.Path) }
 	}
 	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -150,6 +152,11 @@ func run(ctx context.Context, cfg config) error {
 		fmt.Print(text)
 		return err
 	}
+	if cfg.Lists {
+		text, err := wrk.lists(ctx, cfg, options)
+		fmt.Print(text)
+		return err
+	}
 	if cfg.Only != "" {
 		text, err := wrk.besideBase(ctx, cfg, options, base)
 		fmt.Print(text)
@@ -218,7 +225,11 @@ func run(ctx context.Context, cfg config) error {
 	if err != nil {
 		return err
 	}
-	text += growth + cluster + secured + waiting
+	listed, err := wrk.lists(ctx, cfg, options)
+	if err != nil {
+		return err
+	}
+	text += growth + cluster + secured + waiting + listed
 	if base.bin != "" {
 		beside, err := wrk.besideBase(ctx, cfg, options, base)
 		if err != nil {

@@ -80,11 +80,14 @@ func (g generator) waiters(ctx context.Context, cfg config, o stack.Options) (st
 	return b.String(), nil
 }
 
+// ofChats is what a client asks for that waits for news of a chat of its own.
+const ofChats = "/api/pull?chat=idle-a-{}:idle-b-{}&wait=50"
+
 // crowded returns the row of n clients that wait, beside which messages are sent.
 func (g generator) crowded(ctx context.Context, cfg config, n, sends int) (string, error) {
 	gateway := g.stack.Gateways[0]
 	before := gateway.Memory()
-	crowd, err := g.gather(ctx, n)
+	crowd, err := g.gather(ctx, n, ofChats)
 	if err != nil {
 		return "", err
 	}
@@ -115,7 +118,7 @@ func (g generator) crowded(ctx context.Context, cfg config, n, sends int) (strin
 		}
 		withs, withouts = append(withs, millis(with.Latencies.P99)), append(withouts, millis(without.Latencies.P99))
 		ratios = append(ratios, withs[len(withs)-1]/withouts[len(withouts)-1])
-		if crowd, err = g.gather(ctx, n); err != nil {
+		if crowd, err = g.gather(ctx, n, ofChats); err != nil {
 			return "", err
 		}
 	}
@@ -123,10 +126,10 @@ func (g generator) crowded(ctx context.Context, cfg config, n, sends int) (strin
 		return "", err
 	}
 	spent := meter(g.processes())
-	if _, err := g.openAll(client(), "pull", n/2, cfg.Duration); err != nil {
+	if _, err := g.openAll(client(), "pull", n/4, cfg.Duration); err != nil {
 		return "", err
 	}
-	row := fmt.Sprintf("| %s | %d | %s | %.0f %% | %.1f | %d | %.2f → %.2f | %.2f | %.1f |\n", g.name, n, cpu, 2*share(spent(1), cfg.Duration),
+	row := fmt.Sprintf("| %s | %d | %s | %.0f %% | %.1f | %d | %.2f → %.2f | %.2f | %.1f |\n", g.name, n, cpu, 4*share(spent(1), cfg.Duration),
 		float64(memory)/1024/float64(n), sends, middle(withouts), middle(withs), middle(ratios), gone.Seconds())
 	fmt.Print(row)
 	return row, nil
@@ -158,9 +161,9 @@ type crowd struct {
 	wrong bytes.Buffer // what it says on stderr
 }
 
-// gather has n clients wait until they leave, each for a chat of its own.
-func (g generator) gather(ctx context.Context, n int) (*crowd, error) {
-	c := &crowd{cmd: exec.CommandContext(ctx, os.Args[0], "crowd", g.url(), strconv.Itoa(n))}
+// gather has n clients wait until they leave, each on a path with its number in place of {}.
+func (g generator) gather(ctx context.Context, n int, path string) (*crowd, error) {
+	c := &crowd{cmd: exec.CommandContext(ctx, os.Args[0], "crowd", g.url(), strconv.Itoa(n), path)}
 	c.cmd.Stderr = &c.wrong
 	var err error
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
@@ -183,7 +186,7 @@ func (c *crowd) leave() error {
 
 // runCrowd has n clients wait until stdin ends. The error is that of one that got anything but
 // a 200.
-func runCrowd(url string, n int) error {
+func runCrowd(url string, n int, path string) error {
 	scheme, address, _ := strings.Cut(url, "://")
 	var conns []net.Conn
 	wrong := make(chan error, n)
@@ -196,7 +199,7 @@ func runCrowd(url string, n int) error {
 			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
 		}
 		conns = append(conns, conn)
-		go func() { wrong <- waitOn(conn, fmt.Sprintf("idle-a-%d:idle-b-%d", i, i)) }()
+		go func() { wrong <- waitOn(conn, strings.ReplaceAll(path, "{}", strconv.Itoa(i))) }()
 		if i%100 == 99 { // a listener's backlog is no place for thousands
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -213,11 +216,11 @@ func runCrowd(url string, n int) error {
 	return nil
 }
 
-// waitOn asks again and again for what is new in a chat, until the connection ends.
-func waitOn(conn net.Conn, chat string) error {
+// waitOn asks for a path again and again, until the connection ends.
+func waitOn(conn net.Conn, path string) error {
 	reader := bufio.NewReaderSize(conn, 16)
 	for {
-		if _, err := io.WriteString(conn, "GET /api/pull?chat="+chat+"&wait=50 HTTP/1.1\r\nHost: im\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: im\r\n\r\n"); err != nil {
 			return err
 		}
 		resp, err := http.ReadResponse(reader, nil)
@@ -314,7 +317,7 @@ const waitersPreface = `
 
 Two gateways, two rpc-servers; each client waits at one of the gateways for news of a chat of its own, up to 50 seconds, again and again. CPU is that of both
 gateways, both rpc-servers and Redis together, of one core, over 30 seconds in which nothing is sent, and that of this gateway, an rpc-server and Redis alone; beside it, the CPU of as many clients that ask each
-second (twice that of half as many: the machine has too few cores for all). Then messages are sent to other chats, without the clients and with them in turn, at an eighth of what the system takes at 64 connections, whether or not answers
+second (four times that of a quarter of them: the machine has too few cores for all). Then messages are sent to other chats, without the clients and with them in turn, at an eighth of what the system takes at 64 connections, whether or not answers
 come (open loop): with batches that small, and who asks, that is half of the machine. The ratio is the median of those of the rounds. Last, all clients leave at a time.
 
 | connections | clients | CPU, waiting | of three | CPU, asking each second | KiB of the gateway, each | sends/s | p99 of them, ms | ratio | seconds until none is left |

@@ -21,6 +21,7 @@ var _ = bytes.Equal
 
 const TAG_BATCHES = "batches"
 const TAG_HINTS = "hints"
+const TAG_CHATS = "chats"
 const MSG_OVERLOAD = "the server has no room for more calls"
 const UNKNOWN_TOTAL = -1
 

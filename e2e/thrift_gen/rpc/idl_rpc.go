@@ -1814,6 +1814,1592 @@ func (p *Interest) String() string {
 }
 
 // Attributes:
+//  - Member
+//  - Cursor
+//  - Limit
+//  - RequestID
+//  - Traceparent
+//  - Tracestate
+type ChatsRequest struct {
+  Member string `thrift:"Member,1,required" db:"Member" json:"Member"`
+  Cursor int64 `thrift:"Cursor,2,required" db:"Cursor" json:"Cursor"`
+  Limit int32 `thrift:"Limit,3,required" db:"Limit" json:"Limit"`
+  RequestID *string `thrift:"RequestID,4" db:"RequestID" json:"RequestID,omitempty"`
+  Traceparent *string `thrift:"Traceparent,5" db:"Traceparent" json:"Traceparent,omitempty"`
+  Tracestate *string `thrift:"Tracestate,6" db:"Tracestate" json:"Tracestate,omitempty"`
+}
+
+func NewChatsRequest() *ChatsRequest {
+  return &ChatsRequest{}
+}
+
+
+func (p *ChatsRequest) GetMember() string {
+  return p.Member
+}
+
+func (p *ChatsRequest) GetCursor() int64 {
+  return p.Cursor
+}
+
+func (p *ChatsRequest) GetLimit() int32 {
+  return p.Limit
+}
+var ChatsRequest_RequestID_DEFAULT string
+func (p *ChatsRequest) GetRequestID() string {
+  if !p.IsSetRequestID() {
+    return ChatsRequest_RequestID_DEFAULT
+  }
+return *p.RequestID
+}
+var ChatsRequest_Traceparent_DEFAULT string
+func (p *ChatsRequest) GetTraceparent() string {
+  if !p.IsSetTraceparent() {
+    return ChatsRequest_Traceparent_DEFAULT
+  }
+return *p.Traceparent
+}
+var ChatsRequest_Tracestate_DEFAULT string
+func (p *ChatsRequest) GetTracestate() string {
+  if !p.IsSetTracestate() {
+    return ChatsRequest_Tracestate_DEFAULT
+  }
+return *p.Tracestate
+}
+func (p *ChatsRequest) IsSetRequestID() bool {
+  return p.RequestID != nil
+}
+
+func (p *ChatsRequest) IsSetTraceparent() bool {
+  return p.Traceparent != nil
+}
+
+func (p *ChatsRequest) IsSetTracestate() bool {
+  return p.Tracestate != nil
+}
+
+func (p *ChatsRequest) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetMember bool = false;
+  var issetCursor bool = false;
+  var issetLimit bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetMember = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetCursor = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 3:
+      if fieldTypeId == thrift.I32 {
+        if err := p.ReadField3(ctx, iprot); err != nil {
+          return err
+        }
+        issetLimit = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 4:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField4(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 5:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField5(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 6:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField6(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetMember{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Member is not set"));
+  }
+  if !issetCursor{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Cursor is not set"));
+  }
+  if !issetLimit{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Limit is not set"));
+  }
+  return nil
+}
+
+func (p *ChatsRequest)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 1: ", err)
+} else {
+  p.Member = v
+}
+  return nil
+}
+
+func (p *ChatsRequest)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 2: ", err)
+} else {
+  p.Cursor = v
+}
+  return nil
+}
+
+func (p *ChatsRequest)  ReadField3(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI32(ctx); err != nil {
+  return thrift.PrependError("error reading field 3: ", err)
+} else {
+  p.Limit = v
+}
+  return nil
+}
+
+func (p *ChatsRequest)  ReadField4(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 4: ", err)
+} else {
+  p.RequestID = &v
+}
+  return nil
+}
+
+func (p *ChatsRequest)  ReadField5(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 5: ", err)
+} else {
+  p.Traceparent = &v
+}
+  return nil
+}
+
+func (p *ChatsRequest)  ReadField6(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 6: ", err)
+} else {
+  p.Tracestate = &v
+}
+  return nil
+}
+
+func (p *ChatsRequest) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "ChatsRequest"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+    if err := p.writeField3(ctx, oprot); err != nil { return err }
+    if err := p.writeField4(ctx, oprot); err != nil { return err }
+    if err := p.writeField5(ctx, oprot); err != nil { return err }
+    if err := p.writeField6(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *ChatsRequest) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Member", thrift.STRING, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Member: ", p), err) }
+  if err := oprot.WriteString(ctx, string(p.Member)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Member (1) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Member: ", p), err) }
+  return err
+}
+
+func (p *ChatsRequest) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Cursor", thrift.I64, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Cursor: ", p), err) }
+  if err := oprot.WriteI64(ctx, int64(p.Cursor)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Cursor (2) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Cursor: ", p), err) }
+  return err
+}
+
+func (p *ChatsRequest) writeField3(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Limit", thrift.I32, 3); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 3:Limit: ", p), err) }
+  if err := oprot.WriteI32(ctx, int32(p.Limit)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Limit (3) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 3:Limit: ", p), err) }
+  return err
+}
+
+func (p *ChatsRequest) writeField4(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetRequestID() {
+    if err := oprot.WriteFieldBegin(ctx, "RequestID", thrift.STRING, 4); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 4:RequestID: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.RequestID)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.RequestID (4) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 4:RequestID: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsRequest) writeField5(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTraceparent() {
+    if err := oprot.WriteFieldBegin(ctx, "Traceparent", thrift.STRING, 5); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 5:Traceparent: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Traceparent)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Traceparent (5) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 5:Traceparent: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsRequest) writeField6(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTracestate() {
+    if err := oprot.WriteFieldBegin(ctx, "Tracestate", thrift.STRING, 6); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 6:Tracestate: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Tracestate)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Tracestate (6) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 6:Tracestate: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsRequest) Equals(other *ChatsRequest) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if p.Member != other.Member { return false }
+  if p.Cursor != other.Cursor { return false }
+  if p.Limit != other.Limit { return false }
+  if p.RequestID != other.RequestID {
+    if p.RequestID == nil || other.RequestID == nil {
+      return false
+    }
+    if (*p.RequestID) != (*other.RequestID) { return false }
+  }
+  if p.Traceparent != other.Traceparent {
+    if p.Traceparent == nil || other.Traceparent == nil {
+      return false
+    }
+    if (*p.Traceparent) != (*other.Traceparent) { return false }
+  }
+  if p.Tracestate != other.Tracestate {
+    if p.Tracestate == nil || other.Tracestate == nil {
+      return false
+    }
+    if (*p.Tracestate) != (*other.Tracestate) { return false }
+  }
+  return true
+}
+
+func (p *ChatsRequest) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("ChatsRequest(%+v)", *p)
+}
+
+// Attributes:
+//  - Chat
+//  - Total
+//  - Mark
+//  - Unread
+//  - Last
+type Chat struct {
+  Chat string `thrift:"Chat,1,required" db:"Chat" json:"Chat"`
+  Total int64 `thrift:"Total,2,required" db:"Total" json:"Total"`
+  Mark int64 `thrift:"Mark,3,required" db:"Mark" json:"Mark"`
+  Unread int32 `thrift:"Unread,4,required" db:"Unread" json:"Unread"`
+  Last *Message `thrift:"Last,5,required" db:"Last" json:"Last"`
+}
+
+func NewChat() *Chat {
+  return &Chat{}
+}
+
+
+func (p *Chat) GetChat() string {
+  return p.Chat
+}
+
+func (p *Chat) GetTotal() int64 {
+  return p.Total
+}
+
+func (p *Chat) GetMark() int64 {
+  return p.Mark
+}
+
+func (p *Chat) GetUnread() int32 {
+  return p.Unread
+}
+var Chat_Last_DEFAULT *Message
+func (p *Chat) GetLast() *Message {
+  if !p.IsSetLast() {
+    return Chat_Last_DEFAULT
+  }
+return p.Last
+}
+func (p *Chat) IsSetLast() bool {
+  return p.Last != nil
+}
+
+func (p *Chat) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetChat bool = false;
+  var issetTotal bool = false;
+  var issetMark bool = false;
+  var issetUnread bool = false;
+  var issetLast bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetChat = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetTotal = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 3:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField3(ctx, iprot); err != nil {
+          return err
+        }
+        issetMark = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 4:
+      if fieldTypeId == thrift.I32 {
+        if err := p.ReadField4(ctx, iprot); err != nil {
+          return err
+        }
+        issetUnread = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 5:
+      if fieldTypeId == thrift.STRUCT {
+        if err := p.ReadField5(ctx, iprot); err != nil {
+          return err
+        }
+        issetLast = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetChat{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Chat is not set"));
+  }
+  if !issetTotal{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Total is not set"));
+  }
+  if !issetMark{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Mark is not set"));
+  }
+  if !issetUnread{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Unread is not set"));
+  }
+  if !issetLast{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Last is not set"));
+  }
+  return nil
+}
+
+func (p *Chat)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 1: ", err)
+} else {
+  p.Chat = v
+}
+  return nil
+}
+
+func (p *Chat)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 2: ", err)
+} else {
+  p.Total = v
+}
+  return nil
+}
+
+func (p *Chat)  ReadField3(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 3: ", err)
+} else {
+  p.Mark = v
+}
+  return nil
+}
+
+func (p *Chat)  ReadField4(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI32(ctx); err != nil {
+  return thrift.PrependError("error reading field 4: ", err)
+} else {
+  p.Unread = v
+}
+  return nil
+}
+
+func (p *Chat)  ReadField5(ctx context.Context, iprot thrift.TProtocol) error {
+  p.Last = &Message{}
+  if err := p.Last.Read(ctx, iprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", p.Last), err)
+  }
+  return nil
+}
+
+func (p *Chat) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Chat"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+    if err := p.writeField3(ctx, oprot); err != nil { return err }
+    if err := p.writeField4(ctx, oprot); err != nil { return err }
+    if err := p.writeField5(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *Chat) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Chat", thrift.STRING, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Chat: ", p), err) }
+  if err := oprot.WriteString(ctx, string(p.Chat)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Chat (1) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Chat: ", p), err) }
+  return err
+}
+
+func (p *Chat) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Total", thrift.I64, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Total: ", p), err) }
+  if err := oprot.WriteI64(ctx, int64(p.Total)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Total (2) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Total: ", p), err) }
+  return err
+}
+
+func (p *Chat) writeField3(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Mark", thrift.I64, 3); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 3:Mark: ", p), err) }
+  if err := oprot.WriteI64(ctx, int64(p.Mark)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Mark (3) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 3:Mark: ", p), err) }
+  return err
+}
+
+func (p *Chat) writeField4(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Unread", thrift.I32, 4); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 4:Unread: ", p), err) }
+  if err := oprot.WriteI32(ctx, int32(p.Unread)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Unread (4) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 4:Unread: ", p), err) }
+  return err
+}
+
+func (p *Chat) writeField5(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Last", thrift.STRUCT, 5); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 5:Last: ", p), err) }
+  if err := p.Last.Write(ctx, oprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", p.Last), err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 5:Last: ", p), err) }
+  return err
+}
+
+func (p *Chat) Equals(other *Chat) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if p.Chat != other.Chat { return false }
+  if p.Total != other.Total { return false }
+  if p.Mark != other.Mark { return false }
+  if p.Unread != other.Unread { return false }
+  if !p.Last.Equals(other.Last) { return false }
+  return true
+}
+
+func (p *Chat) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("Chat(%+v)", *p)
+}
+
+// Attributes:
+//  - Code
+//  - Msg
+//  - Chats
+//  - HasMore
+//  - NextCursor
+//  - Total
+//  - Count
+type ChatsResponse struct {
+  Code int32 `thrift:"Code,1,required" db:"Code" json:"Code"`
+  Msg string `thrift:"Msg,2,required" db:"Msg" json:"Msg"`
+  Chats []*Chat `thrift:"Chats,3" db:"Chats" json:"Chats,omitempty"`
+  HasMore *bool `thrift:"HasMore,4" db:"HasMore" json:"HasMore,omitempty"`
+  NextCursor *int64 `thrift:"NextCursor,5" db:"NextCursor" json:"NextCursor,omitempty"`
+  Total *int64 `thrift:"Total,6" db:"Total" json:"Total,omitempty"`
+  Count *int64 `thrift:"Count,7" db:"Count" json:"Count,omitempty"`
+}
+
+func NewChatsResponse() *ChatsResponse {
+  return &ChatsResponse{}
+}
+
+
+func (p *ChatsResponse) GetCode() int32 {
+  return p.Code
+}
+
+func (p *ChatsResponse) GetMsg() string {
+  return p.Msg
+}
+var ChatsResponse_Chats_DEFAULT []*Chat
+
+func (p *ChatsResponse) GetChats() []*Chat {
+  return p.Chats
+}
+var ChatsResponse_HasMore_DEFAULT bool
+func (p *ChatsResponse) GetHasMore() bool {
+  if !p.IsSetHasMore() {
+    return ChatsResponse_HasMore_DEFAULT
+  }
+return *p.HasMore
+}
+var ChatsResponse_NextCursor_DEFAULT int64
+func (p *ChatsResponse) GetNextCursor() int64 {
+  if !p.IsSetNextCursor() {
+    return ChatsResponse_NextCursor_DEFAULT
+  }
+return *p.NextCursor
+}
+var ChatsResponse_Total_DEFAULT int64
+func (p *ChatsResponse) GetTotal() int64 {
+  if !p.IsSetTotal() {
+    return ChatsResponse_Total_DEFAULT
+  }
+return *p.Total
+}
+var ChatsResponse_Count_DEFAULT int64
+func (p *ChatsResponse) GetCount() int64 {
+  if !p.IsSetCount() {
+    return ChatsResponse_Count_DEFAULT
+  }
+return *p.Count
+}
+func (p *ChatsResponse) IsSetChats() bool {
+  return p.Chats != nil
+}
+
+func (p *ChatsResponse) IsSetHasMore() bool {
+  return p.HasMore != nil
+}
+
+func (p *ChatsResponse) IsSetNextCursor() bool {
+  return p.NextCursor != nil
+}
+
+func (p *ChatsResponse) IsSetTotal() bool {
+  return p.Total != nil
+}
+
+func (p *ChatsResponse) IsSetCount() bool {
+  return p.Count != nil
+}
+
+func (p *ChatsResponse) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetCode bool = false;
+  var issetMsg bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.I32 {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetCode = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetMsg = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 3:
+      if fieldTypeId == thrift.LIST {
+        if err := p.ReadField3(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 4:
+      if fieldTypeId == thrift.BOOL {
+        if err := p.ReadField4(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 5:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField5(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 6:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField6(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 7:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField7(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetCode{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Code is not set"));
+  }
+  if !issetMsg{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Msg is not set"));
+  }
+  return nil
+}
+
+func (p *ChatsResponse)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI32(ctx); err != nil {
+  return thrift.PrependError("error reading field 1: ", err)
+} else {
+  p.Code = v
+}
+  return nil
+}
+
+func (p *ChatsResponse)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 2: ", err)
+} else {
+  p.Msg = v
+}
+  return nil
+}
+
+func (p *ChatsResponse)  ReadField3(ctx context.Context, iprot thrift.TProtocol) error {
+  _, size, err := iprot.ReadListBegin(ctx)
+  if err != nil {
+    return thrift.PrependError("error reading list begin: ", err)
+  }
+  tSlice := make([]*Chat, 0, size)
+  p.Chats =  tSlice
+  for i := 0; i < size; i ++ {
+    _elem6 := &Chat{}
+    if err := _elem6.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem6), err)
+    }
+    p.Chats = append(p.Chats, _elem6)
+  }
+  if err := iprot.ReadListEnd(ctx); err != nil {
+    return thrift.PrependError("error reading list end: ", err)
+  }
+  return nil
+}
+
+func (p *ChatsResponse)  ReadField4(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadBool(ctx); err != nil {
+  return thrift.PrependError("error reading field 4: ", err)
+} else {
+  p.HasMore = &v
+}
+  return nil
+}
+
+func (p *ChatsResponse)  ReadField5(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 5: ", err)
+} else {
+  p.NextCursor = &v
+}
+  return nil
+}
+
+func (p *ChatsResponse)  ReadField6(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 6: ", err)
+} else {
+  p.Total = &v
+}
+  return nil
+}
+
+func (p *ChatsResponse)  ReadField7(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 7: ", err)
+} else {
+  p.Count = &v
+}
+  return nil
+}
+
+func (p *ChatsResponse) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "ChatsResponse"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+    if err := p.writeField3(ctx, oprot); err != nil { return err }
+    if err := p.writeField4(ctx, oprot); err != nil { return err }
+    if err := p.writeField5(ctx, oprot); err != nil { return err }
+    if err := p.writeField6(ctx, oprot); err != nil { return err }
+    if err := p.writeField7(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *ChatsResponse) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Code", thrift.I32, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Code: ", p), err) }
+  if err := oprot.WriteI32(ctx, int32(p.Code)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Code (1) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Code: ", p), err) }
+  return err
+}
+
+func (p *ChatsResponse) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Msg", thrift.STRING, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Msg: ", p), err) }
+  if err := oprot.WriteString(ctx, string(p.Msg)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Msg (2) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Msg: ", p), err) }
+  return err
+}
+
+func (p *ChatsResponse) writeField3(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetChats() {
+    if err := oprot.WriteFieldBegin(ctx, "Chats", thrift.LIST, 3); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 3:Chats: ", p), err) }
+    if err := oprot.WriteListBegin(ctx, thrift.STRUCT, len(p.Chats)); err != nil {
+      return thrift.PrependError("error writing list begin: ", err)
+    }
+    for _, v := range p.Chats {
+      if err := v.Write(ctx, oprot); err != nil {
+        return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", v), err)
+      }
+    }
+    if err := oprot.WriteListEnd(ctx); err != nil {
+      return thrift.PrependError("error writing list end: ", err)
+    }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 3:Chats: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsResponse) writeField4(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetHasMore() {
+    if err := oprot.WriteFieldBegin(ctx, "HasMore", thrift.BOOL, 4); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 4:HasMore: ", p), err) }
+    if err := oprot.WriteBool(ctx, bool(*p.HasMore)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.HasMore (4) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 4:HasMore: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsResponse) writeField5(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetNextCursor() {
+    if err := oprot.WriteFieldBegin(ctx, "NextCursor", thrift.I64, 5); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 5:NextCursor: ", p), err) }
+    if err := oprot.WriteI64(ctx, int64(*p.NextCursor)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.NextCursor (5) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 5:NextCursor: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsResponse) writeField6(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTotal() {
+    if err := oprot.WriteFieldBegin(ctx, "Total", thrift.I64, 6); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 6:Total: ", p), err) }
+    if err := oprot.WriteI64(ctx, int64(*p.Total)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Total (6) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 6:Total: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsResponse) writeField7(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetCount() {
+    if err := oprot.WriteFieldBegin(ctx, "Count", thrift.I64, 7); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 7:Count: ", p), err) }
+    if err := oprot.WriteI64(ctx, int64(*p.Count)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Count (7) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 7:Count: ", p), err) }
+  }
+  return err
+}
+
+func (p *ChatsResponse) Equals(other *ChatsResponse) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if p.Code != other.Code { return false }
+  if p.Msg != other.Msg { return false }
+  if len(p.Chats) != len(other.Chats) { return false }
+  for i, _tgt := range p.Chats {
+    _src7 := other.Chats[i]
+    if !_tgt.Equals(_src7) { return false }
+  }
+  if p.HasMore != other.HasMore {
+    if p.HasMore == nil || other.HasMore == nil {
+      return false
+    }
+    if (*p.HasMore) != (*other.HasMore) { return false }
+  }
+  if p.NextCursor != other.NextCursor {
+    if p.NextCursor == nil || other.NextCursor == nil {
+      return false
+    }
+    if (*p.NextCursor) != (*other.NextCursor) { return false }
+  }
+  if p.Total != other.Total {
+    if p.Total == nil || other.Total == nil {
+      return false
+    }
+    if (*p.Total) != (*other.Total) { return false }
+  }
+  if p.Count != other.Count {
+    if p.Count == nil || other.Count == nil {
+      return false
+    }
+    if (*p.Count) != (*other.Count) { return false }
+  }
+  return true
+}
+
+func (p *ChatsResponse) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("ChatsResponse(%+v)", *p)
+}
+
+// Attributes:
+//  - Chat
+//  - Member
+//  - Mark
+//  - RequestID
+//  - Traceparent
+//  - Tracestate
+type ReadRequest struct {
+  Chat string `thrift:"Chat,1,required" db:"Chat" json:"Chat"`
+  Member string `thrift:"Member,2,required" db:"Member" json:"Member"`
+  Mark int64 `thrift:"Mark,3,required" db:"Mark" json:"Mark"`
+  RequestID *string `thrift:"RequestID,4" db:"RequestID" json:"RequestID,omitempty"`
+  Traceparent *string `thrift:"Traceparent,5" db:"Traceparent" json:"Traceparent,omitempty"`
+  Tracestate *string `thrift:"Tracestate,6" db:"Tracestate" json:"Tracestate,omitempty"`
+}
+
+func NewReadRequest() *ReadRequest {
+  return &ReadRequest{}
+}
+
+
+func (p *ReadRequest) GetChat() string {
+  return p.Chat
+}
+
+func (p *ReadRequest) GetMember() string {
+  return p.Member
+}
+
+func (p *ReadRequest) GetMark() int64 {
+  return p.Mark
+}
+var ReadRequest_RequestID_DEFAULT string
+func (p *ReadRequest) GetRequestID() string {
+  if !p.IsSetRequestID() {
+    return ReadRequest_RequestID_DEFAULT
+  }
+return *p.RequestID
+}
+var ReadRequest_Traceparent_DEFAULT string
+func (p *ReadRequest) GetTraceparent() string {
+  if !p.IsSetTraceparent() {
+    return ReadRequest_Traceparent_DEFAULT
+  }
+return *p.Traceparent
+}
+var ReadRequest_Tracestate_DEFAULT string
+func (p *ReadRequest) GetTracestate() string {
+  if !p.IsSetTracestate() {
+    return ReadRequest_Tracestate_DEFAULT
+  }
+return *p.Tracestate
+}
+func (p *ReadRequest) IsSetRequestID() bool {
+  return p.RequestID != nil
+}
+
+func (p *ReadRequest) IsSetTraceparent() bool {
+  return p.Traceparent != nil
+}
+
+func (p *ReadRequest) IsSetTracestate() bool {
+  return p.Tracestate != nil
+}
+
+func (p *ReadRequest) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetChat bool = false;
+  var issetMember bool = false;
+  var issetMark bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetChat = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetMember = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 3:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField3(ctx, iprot); err != nil {
+          return err
+        }
+        issetMark = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 4:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField4(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 5:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField5(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 6:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField6(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetChat{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Chat is not set"));
+  }
+  if !issetMember{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Member is not set"));
+  }
+  if !issetMark{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Mark is not set"));
+  }
+  return nil
+}
+
+func (p *ReadRequest)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 1: ", err)
+} else {
+  p.Chat = v
+}
+  return nil
+}
+
+func (p *ReadRequest)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 2: ", err)
+} else {
+  p.Member = v
+}
+  return nil
+}
+
+func (p *ReadRequest)  ReadField3(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 3: ", err)
+} else {
+  p.Mark = v
+}
+  return nil
+}
+
+func (p *ReadRequest)  ReadField4(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 4: ", err)
+} else {
+  p.RequestID = &v
+}
+  return nil
+}
+
+func (p *ReadRequest)  ReadField5(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 5: ", err)
+} else {
+  p.Traceparent = &v
+}
+  return nil
+}
+
+func (p *ReadRequest)  ReadField6(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 6: ", err)
+} else {
+  p.Tracestate = &v
+}
+  return nil
+}
+
+func (p *ReadRequest) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "ReadRequest"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+    if err := p.writeField3(ctx, oprot); err != nil { return err }
+    if err := p.writeField4(ctx, oprot); err != nil { return err }
+    if err := p.writeField5(ctx, oprot); err != nil { return err }
+    if err := p.writeField6(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *ReadRequest) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Chat", thrift.STRING, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Chat: ", p), err) }
+  if err := oprot.WriteString(ctx, string(p.Chat)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Chat (1) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Chat: ", p), err) }
+  return err
+}
+
+func (p *ReadRequest) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Member", thrift.STRING, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Member: ", p), err) }
+  if err := oprot.WriteString(ctx, string(p.Member)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Member (2) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Member: ", p), err) }
+  return err
+}
+
+func (p *ReadRequest) writeField3(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Mark", thrift.I64, 3); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 3:Mark: ", p), err) }
+  if err := oprot.WriteI64(ctx, int64(p.Mark)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Mark (3) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 3:Mark: ", p), err) }
+  return err
+}
+
+func (p *ReadRequest) writeField4(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetRequestID() {
+    if err := oprot.WriteFieldBegin(ctx, "RequestID", thrift.STRING, 4); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 4:RequestID: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.RequestID)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.RequestID (4) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 4:RequestID: ", p), err) }
+  }
+  return err
+}
+
+func (p *ReadRequest) writeField5(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTraceparent() {
+    if err := oprot.WriteFieldBegin(ctx, "Traceparent", thrift.STRING, 5); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 5:Traceparent: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Traceparent)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Traceparent (5) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 5:Traceparent: ", p), err) }
+  }
+  return err
+}
+
+func (p *ReadRequest) writeField6(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetTracestate() {
+    if err := oprot.WriteFieldBegin(ctx, "Tracestate", thrift.STRING, 6); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 6:Tracestate: ", p), err) }
+    if err := oprot.WriteString(ctx, string(*p.Tracestate)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Tracestate (6) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 6:Tracestate: ", p), err) }
+  }
+  return err
+}
+
+func (p *ReadRequest) Equals(other *ReadRequest) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if p.Chat != other.Chat { return false }
+  if p.Member != other.Member { return false }
+  if p.Mark != other.Mark { return false }
+  if p.RequestID != other.RequestID {
+    if p.RequestID == nil || other.RequestID == nil {
+      return false
+    }
+    if (*p.RequestID) != (*other.RequestID) { return false }
+  }
+  if p.Traceparent != other.Traceparent {
+    if p.Traceparent == nil || other.Traceparent == nil {
+      return false
+    }
+    if (*p.Traceparent) != (*other.Traceparent) { return false }
+  }
+  if p.Tracestate != other.Tracestate {
+    if p.Tracestate == nil || other.Tracestate == nil {
+      return false
+    }
+    if (*p.Tracestate) != (*other.Tracestate) { return false }
+  }
+  return true
+}
+
+func (p *ReadRequest) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("ReadRequest(%+v)", *p)
+}
+
+// Attributes:
+//  - Code
+//  - Msg
+//  - Mark
+type ReadResponse struct {
+  Code int32 `thrift:"Code,1,required" db:"Code" json:"Code"`
+  Msg string `thrift:"Msg,2,required" db:"Msg" json:"Msg"`
+  Mark *int64 `thrift:"Mark,3" db:"Mark" json:"Mark,omitempty"`
+}
+
+func NewReadResponse() *ReadResponse {
+  return &ReadResponse{}
+}
+
+
+func (p *ReadResponse) GetCode() int32 {
+  return p.Code
+}
+
+func (p *ReadResponse) GetMsg() string {
+  return p.Msg
+}
+var ReadResponse_Mark_DEFAULT int64
+func (p *ReadResponse) GetMark() int64 {
+  if !p.IsSetMark() {
+    return ReadResponse_Mark_DEFAULT
+  }
+return *p.Mark
+}
+func (p *ReadResponse) IsSetMark() bool {
+  return p.Mark != nil
+}
+
+func (p *ReadResponse) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+  var issetCode bool = false;
+  var issetMsg bool = false;
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.I32 {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+        issetCode = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 2:
+      if fieldTypeId == thrift.STRING {
+        if err := p.ReadField2(ctx, iprot); err != nil {
+          return err
+        }
+        issetMsg = true
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    case 3:
+      if fieldTypeId == thrift.I64 {
+        if err := p.ReadField3(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  if !issetCode{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Code is not set"));
+  }
+  if !issetMsg{
+    return thrift.NewTProtocolExceptionWithType(thrift.INVALID_DATA, fmt.Errorf("Required field Msg is not set"));
+  }
+  return nil
+}
+
+func (p *ReadResponse)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI32(ctx); err != nil {
+  return thrift.PrependError("error reading field 1: ", err)
+} else {
+  p.Code = v
+}
+  return nil
+}
+
+func (p *ReadResponse)  ReadField2(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadString(ctx); err != nil {
+  return thrift.PrependError("error reading field 2: ", err)
+} else {
+  p.Msg = v
+}
+  return nil
+}
+
+func (p *ReadResponse)  ReadField3(ctx context.Context, iprot thrift.TProtocol) error {
+  if v, err := iprot.ReadI64(ctx); err != nil {
+  return thrift.PrependError("error reading field 3: ", err)
+} else {
+  p.Mark = &v
+}
+  return nil
+}
+
+func (p *ReadResponse) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "ReadResponse"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+    if err := p.writeField2(ctx, oprot); err != nil { return err }
+    if err := p.writeField3(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *ReadResponse) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Code", thrift.I32, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:Code: ", p), err) }
+  if err := oprot.WriteI32(ctx, int32(p.Code)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Code (1) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:Code: ", p), err) }
+  return err
+}
+
+func (p *ReadResponse) writeField2(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "Msg", thrift.STRING, 2); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 2:Msg: ", p), err) }
+  if err := oprot.WriteString(ctx, string(p.Msg)); err != nil {
+  return thrift.PrependError(fmt.Sprintf("%T.Msg (2) field write error: ", p), err) }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 2:Msg: ", p), err) }
+  return err
+}
+
+func (p *ReadResponse) writeField3(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetMark() {
+    if err := oprot.WriteFieldBegin(ctx, "Mark", thrift.I64, 3); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 3:Mark: ", p), err) }
+    if err := oprot.WriteI64(ctx, int64(*p.Mark)); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T.Mark (3) field write error: ", p), err) }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 3:Mark: ", p), err) }
+  }
+  return err
+}
+
+func (p *ReadResponse) Equals(other *ReadResponse) bool {
+  if p == other {
+    return true
+  } else if p == nil || other == nil {
+    return false
+  }
+  if p.Code != other.Code { return false }
+  if p.Msg != other.Msg { return false }
+  if p.Mark != other.Mark {
+    if p.Mark == nil || other.Mark == nil {
+      return false
+    }
+    if (*p.Mark) != (*other.Mark) { return false }
+  }
+  return true
+}
+
+func (p *ReadResponse) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("ReadResponse(%+v)", *p)
+}
+
+// Attributes:
 //  - Hints
 //  - Version
 type Hints struct {
@@ -1899,11 +3485,11 @@ func (p *Hints)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
   tSlice := make([]*Hint, 0, size)
   p.Hints =  tSlice
   for i := 0; i < size; i ++ {
-    _elem6 := &Hint{}
-    if err := _elem6.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem6), err)
+    _elem8 := &Hint{}
+    if err := _elem8.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem8), err)
     }
-    p.Hints = append(p.Hints, _elem6)
+    p.Hints = append(p.Hints, _elem8)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -1971,8 +3557,8 @@ func (p *Hints) Equals(other *Hints) bool {
   }
   if len(p.Hints) != len(other.Hints) { return false }
   for i, _tgt := range p.Hints {
-    _src7 := other.Hints[i]
-    if !_tgt.Equals(_src7) { return false }
+    _src9 := other.Hints[i]
+    if !_tgt.Equals(_src9) { return false }
   }
   if p.Version != other.Version { return false }
   return true
@@ -2147,8 +3733,14 @@ type IMService interface {
   //  - Reqs
   PullMany(ctx context.Context, reqs []*PullRequest) (_r []*PullResponse, _err error)
   // Parameters:
-  //  - Chats
-  Totals(ctx context.Context, chats []string) (_r []int64, _err error)
+  //  - Names
+  Totals(ctx context.Context, names []string) (_r []int64, _err error)
+  // Parameters:
+  //  - Req
+  Chats(ctx context.Context, req *ChatsRequest) (_r *ChatsResponse, _err error)
+  // Parameters:
+  //  - Req
+  Read(ctx context.Context, req *ReadRequest) (_r *ReadResponse, _err error)
   // Parameters:
   //  - Interest
   Listen(ctx context.Context, interest *Interest) (_r *Hints, _err error)
@@ -2192,17 +3784,17 @@ func (p *IMServiceClient) SetLastResponseMeta_(meta thrift.ResponseMeta) {
 // Parameters:
 //  - Req
 func (p *IMServiceClient) Send(ctx context.Context, req *SendRequest) (_r *SendResponse, _err error) {
-  var _args8 IMServiceSendArgs
-  _args8.Req = req
-  var _result10 IMServiceSendResult
-  var _meta9 thrift.ResponseMeta
-  _meta9, _err = p.Client_().Call(ctx, "Send", &_args8, &_result10)
-  p.SetLastResponseMeta_(_meta9)
+  var _args10 IMServiceSendArgs
+  _args10.Req = req
+  var _result12 IMServiceSendResult
+  var _meta11 thrift.ResponseMeta
+  _meta11, _err = p.Client_().Call(ctx, "Send", &_args10, &_result12)
+  p.SetLastResponseMeta_(_meta11)
   if _err != nil {
     return
   }
-  if _ret11 := _result10.GetSuccess(); _ret11 != nil {
-    return _ret11, nil
+  if _ret13 := _result12.GetSuccess(); _ret13 != nil {
+    return _ret13, nil
   }
   return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Send failed: unknown result")
 }
@@ -2210,17 +3802,17 @@ func (p *IMServiceClient) Send(ctx context.Context, req *SendRequest) (_r *SendR
 // Parameters:
 //  - Req
 func (p *IMServiceClient) Pull(ctx context.Context, req *PullRequest) (_r *PullResponse, _err error) {
-  var _args12 IMServicePullArgs
-  _args12.Req = req
-  var _result14 IMServicePullResult
-  var _meta13 thrift.ResponseMeta
-  _meta13, _err = p.Client_().Call(ctx, "Pull", &_args12, &_result14)
-  p.SetLastResponseMeta_(_meta13)
+  var _args14 IMServicePullArgs
+  _args14.Req = req
+  var _result16 IMServicePullResult
+  var _meta15 thrift.ResponseMeta
+  _meta15, _err = p.Client_().Call(ctx, "Pull", &_args14, &_result16)
+  p.SetLastResponseMeta_(_meta15)
   if _err != nil {
     return
   }
-  if _ret15 := _result14.GetSuccess(); _ret15 != nil {
-    return _ret15, nil
+  if _ret17 := _result16.GetSuccess(); _ret17 != nil {
+    return _ret17, nil
   }
   return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Pull failed: unknown result")
 }
@@ -2228,62 +3820,98 @@ func (p *IMServiceClient) Pull(ctx context.Context, req *PullRequest) (_r *PullR
 // Parameters:
 //  - Reqs
 func (p *IMServiceClient) SendMany(ctx context.Context, reqs []*SendRequest) (_r []*SendResponse, _err error) {
-  var _args16 IMServiceSendManyArgs
-  _args16.Reqs = reqs
-  var _result18 IMServiceSendManyResult
-  var _meta17 thrift.ResponseMeta
-  _meta17, _err = p.Client_().Call(ctx, "SendMany", &_args16, &_result18)
-  p.SetLastResponseMeta_(_meta17)
+  var _args18 IMServiceSendManyArgs
+  _args18.Reqs = reqs
+  var _result20 IMServiceSendManyResult
+  var _meta19 thrift.ResponseMeta
+  _meta19, _err = p.Client_().Call(ctx, "SendMany", &_args18, &_result20)
+  p.SetLastResponseMeta_(_meta19)
   if _err != nil {
     return
   }
-  return _result18.GetSuccess(), nil
+  return _result20.GetSuccess(), nil
 }
 
 // Parameters:
 //  - Reqs
 func (p *IMServiceClient) PullMany(ctx context.Context, reqs []*PullRequest) (_r []*PullResponse, _err error) {
-  var _args19 IMServicePullManyArgs
-  _args19.Reqs = reqs
-  var _result21 IMServicePullManyResult
-  var _meta20 thrift.ResponseMeta
-  _meta20, _err = p.Client_().Call(ctx, "PullMany", &_args19, &_result21)
-  p.SetLastResponseMeta_(_meta20)
+  var _args21 IMServicePullManyArgs
+  _args21.Reqs = reqs
+  var _result23 IMServicePullManyResult
+  var _meta22 thrift.ResponseMeta
+  _meta22, _err = p.Client_().Call(ctx, "PullMany", &_args21, &_result23)
+  p.SetLastResponseMeta_(_meta22)
   if _err != nil {
     return
   }
-  return _result21.GetSuccess(), nil
+  return _result23.GetSuccess(), nil
 }
 
 // Parameters:
-//  - Chats
-func (p *IMServiceClient) Totals(ctx context.Context, chats []string) (_r []int64, _err error) {
-  var _args22 IMServiceTotalsArgs
-  _args22.Chats = chats
-  var _result24 IMServiceTotalsResult
-  var _meta23 thrift.ResponseMeta
-  _meta23, _err = p.Client_().Call(ctx, "Totals", &_args22, &_result24)
-  p.SetLastResponseMeta_(_meta23)
+//  - Names
+func (p *IMServiceClient) Totals(ctx context.Context, names []string) (_r []int64, _err error) {
+  var _args24 IMServiceTotalsArgs
+  _args24.Names = names
+  var _result26 IMServiceTotalsResult
+  var _meta25 thrift.ResponseMeta
+  _meta25, _err = p.Client_().Call(ctx, "Totals", &_args24, &_result26)
+  p.SetLastResponseMeta_(_meta25)
   if _err != nil {
     return
   }
-  return _result24.GetSuccess(), nil
+  return _result26.GetSuccess(), nil
+}
+
+// Parameters:
+//  - Req
+func (p *IMServiceClient) Chats(ctx context.Context, req *ChatsRequest) (_r *ChatsResponse, _err error) {
+  var _args27 IMServiceChatsArgs
+  _args27.Req = req
+  var _result29 IMServiceChatsResult
+  var _meta28 thrift.ResponseMeta
+  _meta28, _err = p.Client_().Call(ctx, "Chats", &_args27, &_result29)
+  p.SetLastResponseMeta_(_meta28)
+  if _err != nil {
+    return
+  }
+  if _ret30 := _result29.GetSuccess(); _ret30 != nil {
+    return _ret30, nil
+  }
+  return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Chats failed: unknown result")
+}
+
+// Parameters:
+//  - Req
+func (p *IMServiceClient) Read(ctx context.Context, req *ReadRequest) (_r *ReadResponse, _err error) {
+  var _args31 IMServiceReadArgs
+  _args31.Req = req
+  var _result33 IMServiceReadResult
+  var _meta32 thrift.ResponseMeta
+  _meta32, _err = p.Client_().Call(ctx, "Read", &_args31, &_result33)
+  p.SetLastResponseMeta_(_meta32)
+  if _err != nil {
+    return
+  }
+  if _ret34 := _result33.GetSuccess(); _ret34 != nil {
+    return _ret34, nil
+  }
+  return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Read failed: unknown result")
 }
 
 // Parameters:
 //  - Interest
 func (p *IMServiceClient) Listen(ctx context.Context, interest *Interest) (_r *Hints, _err error) {
-  var _args25 IMServiceListenArgs
-  _args25.Interest = interest
-  var _result27 IMServiceListenResult
-  var _meta26 thrift.ResponseMeta
-  _meta26, _err = p.Client_().Call(ctx, "Listen", &_args25, &_result27)
-  p.SetLastResponseMeta_(_meta26)
+  var _args35 IMServiceListenArgs
+  _args35.Interest = interest
+  var _result37 IMServiceListenResult
+  var _meta36 thrift.ResponseMeta
+  _meta36, _err = p.Client_().Call(ctx, "Listen", &_args35, &_result37)
+  p.SetLastResponseMeta_(_meta36)
   if _err != nil {
     return
   }
-  if _ret28 := _result27.GetSuccess(); _ret28 != nil {
-    return _ret28, nil
+  if _ret38 := _result37.GetSuccess(); _ret38 != nil {
+    return _ret38, nil
   }
   return nil, thrift.NewTApplicationException(thrift.MISSING_RESULT, "Listen failed: unknown result")
 }
@@ -2308,14 +3936,16 @@ func (p *IMServiceProcessor) ProcessorMap() map[string]thrift.TProcessorFunction
 
 func NewIMServiceProcessor(handler IMService) *IMServiceProcessor {
 
-  self29 := &IMServiceProcessor{handler:handler, processorMap:make(map[string]thrift.TProcessorFunction)}
-  self29.processorMap["Send"] = &iMServiceProcessorSend{handler:handler}
-  self29.processorMap["Pull"] = &iMServiceProcessorPull{handler:handler}
-  self29.processorMap["SendMany"] = &iMServiceProcessorSendMany{handler:handler}
-  self29.processorMap["PullMany"] = &iMServiceProcessorPullMany{handler:handler}
-  self29.processorMap["Totals"] = &iMServiceProcessorTotals{handler:handler}
-  self29.processorMap["Listen"] = &iMServiceProcessorListen{handler:handler}
-return self29
+  self39 := &IMServiceProcessor{handler:handler, processorMap:make(map[string]thrift.TProcessorFunction)}
+  self39.processorMap["Send"] = &iMServiceProcessorSend{handler:handler}
+  self39.processorMap["Pull"] = &iMServiceProcessorPull{handler:handler}
+  self39.processorMap["SendMany"] = &iMServiceProcessorSendMany{handler:handler}
+  self39.processorMap["PullMany"] = &iMServiceProcessorPullMany{handler:handler}
+  self39.processorMap["Totals"] = &iMServiceProcessorTotals{handler:handler}
+  self39.processorMap["Chats"] = &iMServiceProcessorChats{handler:handler}
+  self39.processorMap["Read"] = &iMServiceProcessorRead{handler:handler}
+  self39.processorMap["Listen"] = &iMServiceProcessorListen{handler:handler}
+return self39
 }
 
 func (p *IMServiceProcessor) Process(ctx context.Context, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
@@ -2326,12 +3956,12 @@ func (p *IMServiceProcessor) Process(ctx context.Context, iprot, oprot thrift.TP
   }
   iprot.Skip(ctx, thrift.STRUCT)
   iprot.ReadMessageEnd(ctx)
-  x30 := thrift.NewTApplicationException(thrift.UNKNOWN_METHOD, "Unknown function " + name)
+  x40 := thrift.NewTApplicationException(thrift.UNKNOWN_METHOD, "Unknown function " + name)
   oprot.WriteMessageBegin(ctx, name, thrift.EXCEPTION, seqId)
-  x30.Write(ctx, oprot)
+  x40.Write(ctx, oprot)
   oprot.WriteMessageEnd(ctx)
   oprot.Flush(ctx)
-  return false, x30
+  return false, x40
 
 }
 
@@ -2340,7 +3970,7 @@ type iMServiceProcessorSend struct {
 }
 
 func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err31 error
+  var _write_err41 error
   args := IMServiceSendArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -2386,21 +4016,21 @@ func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc32 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Send: " + err2.Error())
+    _exc42 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Send: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Send", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err31 = thrift.WrapTException(err2)
+      _write_err41 = thrift.WrapTException(err2)
     }
-    if err2 := _exc32.Write(ctx, oprot); _write_err31 == nil && err2 != nil {
-      _write_err31 = thrift.WrapTException(err2)
+    if err2 := _exc42.Write(ctx, oprot); _write_err41 == nil && err2 != nil {
+      _write_err41 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err31 == nil && err2 != nil {
-      _write_err31 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err41 == nil && err2 != nil {
+      _write_err41 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err31 == nil && err2 != nil {
-      _write_err31 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err41 == nil && err2 != nil {
+      _write_err41 = thrift.WrapTException(err2)
     }
-    if _write_err31 != nil {
-      return false, thrift.WrapTException(_write_err31)
+    if _write_err41 != nil {
+      return false, thrift.WrapTException(_write_err41)
     }
     return true, err
   } else {
@@ -2408,19 +4038,19 @@ func (p *iMServiceProcessorSend) Process(ctx context.Context, seqId int32, iprot
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Send", thrift.REPLY, seqId); err2 != nil {
-    _write_err31 = thrift.WrapTException(err2)
+    _write_err41 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err31 == nil && err2 != nil {
-    _write_err31 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err41 == nil && err2 != nil {
+    _write_err41 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err31 == nil && err2 != nil {
-    _write_err31 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err41 == nil && err2 != nil {
+    _write_err41 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err31 == nil && err2 != nil {
-    _write_err31 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err41 == nil && err2 != nil {
+    _write_err41 = thrift.WrapTException(err2)
   }
-  if _write_err31 != nil {
-    return false, thrift.WrapTException(_write_err31)
+  if _write_err41 != nil {
+    return false, thrift.WrapTException(_write_err41)
   }
   return true, err
 }
@@ -2430,7 +4060,7 @@ type iMServiceProcessorPull struct {
 }
 
 func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err33 error
+  var _write_err43 error
   args := IMServicePullArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -2476,21 +4106,21 @@ func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc34 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Pull: " + err2.Error())
+    _exc44 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Pull: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Pull", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err33 = thrift.WrapTException(err2)
+      _write_err43 = thrift.WrapTException(err2)
     }
-    if err2 := _exc34.Write(ctx, oprot); _write_err33 == nil && err2 != nil {
-      _write_err33 = thrift.WrapTException(err2)
+    if err2 := _exc44.Write(ctx, oprot); _write_err43 == nil && err2 != nil {
+      _write_err43 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err33 == nil && err2 != nil {
-      _write_err33 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err43 == nil && err2 != nil {
+      _write_err43 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err33 == nil && err2 != nil {
-      _write_err33 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err43 == nil && err2 != nil {
+      _write_err43 = thrift.WrapTException(err2)
     }
-    if _write_err33 != nil {
-      return false, thrift.WrapTException(_write_err33)
+    if _write_err43 != nil {
+      return false, thrift.WrapTException(_write_err43)
     }
     return true, err
   } else {
@@ -2498,19 +4128,19 @@ func (p *iMServiceProcessorPull) Process(ctx context.Context, seqId int32, iprot
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Pull", thrift.REPLY, seqId); err2 != nil {
-    _write_err33 = thrift.WrapTException(err2)
+    _write_err43 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err33 == nil && err2 != nil {
-    _write_err33 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err43 == nil && err2 != nil {
+    _write_err43 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err33 == nil && err2 != nil {
-    _write_err33 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err43 == nil && err2 != nil {
+    _write_err43 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err33 == nil && err2 != nil {
-    _write_err33 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err43 == nil && err2 != nil {
+    _write_err43 = thrift.WrapTException(err2)
   }
-  if _write_err33 != nil {
-    return false, thrift.WrapTException(_write_err33)
+  if _write_err43 != nil {
+    return false, thrift.WrapTException(_write_err43)
   }
   return true, err
 }
@@ -2520,7 +4150,7 @@ type iMServiceProcessorSendMany struct {
 }
 
 func (p *iMServiceProcessorSendMany) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err35 error
+  var _write_err45 error
   args := IMServiceSendManyArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -2566,21 +4196,21 @@ func (p *iMServiceProcessorSendMany) Process(ctx context.Context, seqId int32, i
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc36 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing SendMany: " + err2.Error())
+    _exc46 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing SendMany: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "SendMany", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err35 = thrift.WrapTException(err2)
+      _write_err45 = thrift.WrapTException(err2)
     }
-    if err2 := _exc36.Write(ctx, oprot); _write_err35 == nil && err2 != nil {
-      _write_err35 = thrift.WrapTException(err2)
+    if err2 := _exc46.Write(ctx, oprot); _write_err45 == nil && err2 != nil {
+      _write_err45 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err35 == nil && err2 != nil {
-      _write_err35 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err45 == nil && err2 != nil {
+      _write_err45 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err35 == nil && err2 != nil {
-      _write_err35 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err45 == nil && err2 != nil {
+      _write_err45 = thrift.WrapTException(err2)
     }
-    if _write_err35 != nil {
-      return false, thrift.WrapTException(_write_err35)
+    if _write_err45 != nil {
+      return false, thrift.WrapTException(_write_err45)
     }
     return true, err
   } else {
@@ -2588,19 +4218,19 @@ func (p *iMServiceProcessorSendMany) Process(ctx context.Context, seqId int32, i
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "SendMany", thrift.REPLY, seqId); err2 != nil {
-    _write_err35 = thrift.WrapTException(err2)
+    _write_err45 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err35 == nil && err2 != nil {
-    _write_err35 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err45 == nil && err2 != nil {
+    _write_err45 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err35 == nil && err2 != nil {
-    _write_err35 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err45 == nil && err2 != nil {
+    _write_err45 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err35 == nil && err2 != nil {
-    _write_err35 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err45 == nil && err2 != nil {
+    _write_err45 = thrift.WrapTException(err2)
   }
-  if _write_err35 != nil {
-    return false, thrift.WrapTException(_write_err35)
+  if _write_err45 != nil {
+    return false, thrift.WrapTException(_write_err45)
   }
   return true, err
 }
@@ -2610,7 +4240,7 @@ type iMServiceProcessorPullMany struct {
 }
 
 func (p *iMServiceProcessorPullMany) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err37 error
+  var _write_err47 error
   args := IMServicePullManyArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -2656,21 +4286,21 @@ func (p *iMServiceProcessorPullMany) Process(ctx context.Context, seqId int32, i
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc38 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing PullMany: " + err2.Error())
+    _exc48 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing PullMany: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "PullMany", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err37 = thrift.WrapTException(err2)
+      _write_err47 = thrift.WrapTException(err2)
     }
-    if err2 := _exc38.Write(ctx, oprot); _write_err37 == nil && err2 != nil {
-      _write_err37 = thrift.WrapTException(err2)
+    if err2 := _exc48.Write(ctx, oprot); _write_err47 == nil && err2 != nil {
+      _write_err47 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err37 == nil && err2 != nil {
-      _write_err37 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err47 == nil && err2 != nil {
+      _write_err47 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err37 == nil && err2 != nil {
-      _write_err37 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err47 == nil && err2 != nil {
+      _write_err47 = thrift.WrapTException(err2)
     }
-    if _write_err37 != nil {
-      return false, thrift.WrapTException(_write_err37)
+    if _write_err47 != nil {
+      return false, thrift.WrapTException(_write_err47)
     }
     return true, err
   } else {
@@ -2678,19 +4308,19 @@ func (p *iMServiceProcessorPullMany) Process(ctx context.Context, seqId int32, i
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "PullMany", thrift.REPLY, seqId); err2 != nil {
-    _write_err37 = thrift.WrapTException(err2)
+    _write_err47 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err37 == nil && err2 != nil {
-    _write_err37 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err47 == nil && err2 != nil {
+    _write_err47 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err37 == nil && err2 != nil {
-    _write_err37 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err47 == nil && err2 != nil {
+    _write_err47 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err37 == nil && err2 != nil {
-    _write_err37 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err47 == nil && err2 != nil {
+    _write_err47 = thrift.WrapTException(err2)
   }
-  if _write_err37 != nil {
-    return false, thrift.WrapTException(_write_err37)
+  if _write_err47 != nil {
+    return false, thrift.WrapTException(_write_err47)
   }
   return true, err
 }
@@ -2700,7 +4330,7 @@ type iMServiceProcessorTotals struct {
 }
 
 func (p *iMServiceProcessorTotals) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err39 error
+  var _write_err49 error
   args := IMServiceTotalsArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -2740,27 +4370,27 @@ func (p *iMServiceProcessorTotals) Process(ctx context.Context, seqId int32, ipr
   }
 
   result := IMServiceTotalsResult{}
-  if retval, err2 := p.handler.Totals(ctx, args.Chats); err2 != nil {
+  if retval, err2 := p.handler.Totals(ctx, args.Names); err2 != nil {
     tickerCancel()
     err = thrift.WrapTException(err2)
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc40 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Totals: " + err2.Error())
+    _exc50 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Totals: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Totals", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err39 = thrift.WrapTException(err2)
+      _write_err49 = thrift.WrapTException(err2)
     }
-    if err2 := _exc40.Write(ctx, oprot); _write_err39 == nil && err2 != nil {
-      _write_err39 = thrift.WrapTException(err2)
+    if err2 := _exc50.Write(ctx, oprot); _write_err49 == nil && err2 != nil {
+      _write_err49 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err39 == nil && err2 != nil {
-      _write_err39 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err49 == nil && err2 != nil {
+      _write_err49 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err39 == nil && err2 != nil {
-      _write_err39 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err49 == nil && err2 != nil {
+      _write_err49 = thrift.WrapTException(err2)
     }
-    if _write_err39 != nil {
-      return false, thrift.WrapTException(_write_err39)
+    if _write_err49 != nil {
+      return false, thrift.WrapTException(_write_err49)
     }
     return true, err
   } else {
@@ -2768,19 +4398,199 @@ func (p *iMServiceProcessorTotals) Process(ctx context.Context, seqId int32, ipr
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Totals", thrift.REPLY, seqId); err2 != nil {
-    _write_err39 = thrift.WrapTException(err2)
+    _write_err49 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err39 == nil && err2 != nil {
-    _write_err39 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err49 == nil && err2 != nil {
+    _write_err49 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err39 == nil && err2 != nil {
-    _write_err39 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err49 == nil && err2 != nil {
+    _write_err49 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err39 == nil && err2 != nil {
-    _write_err39 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err49 == nil && err2 != nil {
+    _write_err49 = thrift.WrapTException(err2)
   }
-  if _write_err39 != nil {
-    return false, thrift.WrapTException(_write_err39)
+  if _write_err49 != nil {
+    return false, thrift.WrapTException(_write_err49)
+  }
+  return true, err
+}
+
+type iMServiceProcessorChats struct {
+  handler IMService
+}
+
+func (p *iMServiceProcessorChats) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
+  var _write_err51 error
+  args := IMServiceChatsArgs{}
+  if err2 := args.Read(ctx, iprot); err2 != nil {
+    iprot.ReadMessageEnd(ctx)
+    x := thrift.NewTApplicationException(thrift.PROTOCOL_ERROR, err2.Error())
+    oprot.WriteMessageBegin(ctx, "Chats", thrift.EXCEPTION, seqId)
+    x.Write(ctx, oprot)
+    oprot.WriteMessageEnd(ctx)
+    oprot.Flush(ctx)
+    return false, thrift.WrapTException(err2)
+  }
+  iprot.ReadMessageEnd(ctx)
+
+  tickerCancel := func() {}
+  // Start a goroutine to do server side connectivity check.
+  if thrift.ServerConnectivityCheckInterval > 0 {
+    var cancel context.CancelFunc
+    ctx, cancel = context.WithCancel(ctx)
+    defer cancel()
+    var tickerCtx context.Context
+    tickerCtx, tickerCancel = context.WithCancel(context.Background())
+    defer tickerCancel()
+    go func(ctx context.Context, cancel context.CancelFunc) {
+      ticker := time.NewTicker(thrift.ServerConnectivityCheckInterval)
+      defer ticker.Stop()
+      for {
+        select {
+        case <-ctx.Done():
+          return
+        case <-ticker.C:
+          if !iprot.Transport().IsOpen() {
+            cancel()
+            return
+          }
+        }
+      }
+    }(tickerCtx, cancel)
+  }
+
+  result := IMServiceChatsResult{}
+  if retval, err2 := p.handler.Chats(ctx, args.Req); err2 != nil {
+    tickerCancel()
+    err = thrift.WrapTException(err2)
+    if errors.Is(err2, thrift.ErrAbandonRequest) {
+      return false, thrift.WrapTException(err2)
+    }
+    _exc52 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Chats: " + err2.Error())
+    if err2 := oprot.WriteMessageBegin(ctx, "Chats", thrift.EXCEPTION, seqId); err2 != nil {
+      _write_err51 = thrift.WrapTException(err2)
+    }
+    if err2 := _exc52.Write(ctx, oprot); _write_err51 == nil && err2 != nil {
+      _write_err51 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err51 == nil && err2 != nil {
+      _write_err51 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.Flush(ctx); _write_err51 == nil && err2 != nil {
+      _write_err51 = thrift.WrapTException(err2)
+    }
+    if _write_err51 != nil {
+      return false, thrift.WrapTException(_write_err51)
+    }
+    return true, err
+  } else {
+    result.Success = retval
+  }
+  tickerCancel()
+  if err2 := oprot.WriteMessageBegin(ctx, "Chats", thrift.REPLY, seqId); err2 != nil {
+    _write_err51 = thrift.WrapTException(err2)
+  }
+  if err2 := result.Write(ctx, oprot); _write_err51 == nil && err2 != nil {
+    _write_err51 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err51 == nil && err2 != nil {
+    _write_err51 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.Flush(ctx); _write_err51 == nil && err2 != nil {
+    _write_err51 = thrift.WrapTException(err2)
+  }
+  if _write_err51 != nil {
+    return false, thrift.WrapTException(_write_err51)
+  }
+  return true, err
+}
+
+type iMServiceProcessorRead struct {
+  handler IMService
+}
+
+func (p *iMServiceProcessorRead) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
+  var _write_err53 error
+  args := IMServiceReadArgs{}
+  if err2 := args.Read(ctx, iprot); err2 != nil {
+    iprot.ReadMessageEnd(ctx)
+    x := thrift.NewTApplicationException(thrift.PROTOCOL_ERROR, err2.Error())
+    oprot.WriteMessageBegin(ctx, "Read", thrift.EXCEPTION, seqId)
+    x.Write(ctx, oprot)
+    oprot.WriteMessageEnd(ctx)
+    oprot.Flush(ctx)
+    return false, thrift.WrapTException(err2)
+  }
+  iprot.ReadMessageEnd(ctx)
+
+  tickerCancel := func() {}
+  // Start a goroutine to do server side connectivity check.
+  if thrift.ServerConnectivityCheckInterval > 0 {
+    var cancel context.CancelFunc
+    ctx, cancel = context.WithCancel(ctx)
+    defer cancel()
+    var tickerCtx context.Context
+    tickerCtx, tickerCancel = context.WithCancel(context.Background())
+    defer tickerCancel()
+    go func(ctx context.Context, cancel context.CancelFunc) {
+      ticker := time.NewTicker(thrift.ServerConnectivityCheckInterval)
+      defer ticker.Stop()
+      for {
+        select {
+        case <-ctx.Done():
+          return
+        case <-ticker.C:
+          if !iprot.Transport().IsOpen() {
+            cancel()
+            return
+          }
+        }
+      }
+    }(tickerCtx, cancel)
+  }
+
+  result := IMServiceReadResult{}
+  if retval, err2 := p.handler.Read(ctx, args.Req); err2 != nil {
+    tickerCancel()
+    err = thrift.WrapTException(err2)
+    if errors.Is(err2, thrift.ErrAbandonRequest) {
+      return false, thrift.WrapTException(err2)
+    }
+    _exc54 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Read: " + err2.Error())
+    if err2 := oprot.WriteMessageBegin(ctx, "Read", thrift.EXCEPTION, seqId); err2 != nil {
+      _write_err53 = thrift.WrapTException(err2)
+    }
+    if err2 := _exc54.Write(ctx, oprot); _write_err53 == nil && err2 != nil {
+      _write_err53 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err53 == nil && err2 != nil {
+      _write_err53 = thrift.WrapTException(err2)
+    }
+    if err2 := oprot.Flush(ctx); _write_err53 == nil && err2 != nil {
+      _write_err53 = thrift.WrapTException(err2)
+    }
+    if _write_err53 != nil {
+      return false, thrift.WrapTException(_write_err53)
+    }
+    return true, err
+  } else {
+    result.Success = retval
+  }
+  tickerCancel()
+  if err2 := oprot.WriteMessageBegin(ctx, "Read", thrift.REPLY, seqId); err2 != nil {
+    _write_err53 = thrift.WrapTException(err2)
+  }
+  if err2 := result.Write(ctx, oprot); _write_err53 == nil && err2 != nil {
+    _write_err53 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err53 == nil && err2 != nil {
+    _write_err53 = thrift.WrapTException(err2)
+  }
+  if err2 := oprot.Flush(ctx); _write_err53 == nil && err2 != nil {
+    _write_err53 = thrift.WrapTException(err2)
+  }
+  if _write_err53 != nil {
+    return false, thrift.WrapTException(_write_err53)
   }
   return true, err
 }
@@ -2790,7 +4600,7 @@ type iMServiceProcessorListen struct {
 }
 
 func (p *iMServiceProcessorListen) Process(ctx context.Context, seqId int32, iprot, oprot thrift.TProtocol) (success bool, err thrift.TException) {
-  var _write_err41 error
+  var _write_err55 error
   args := IMServiceListenArgs{}
   if err2 := args.Read(ctx, iprot); err2 != nil {
     iprot.ReadMessageEnd(ctx)
@@ -2836,21 +4646,21 @@ func (p *iMServiceProcessorListen) Process(ctx context.Context, seqId int32, ipr
     if errors.Is(err2, thrift.ErrAbandonRequest) {
       return false, thrift.WrapTException(err2)
     }
-    _exc42 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Listen: " + err2.Error())
+    _exc56 := thrift.NewTApplicationException(thrift.INTERNAL_ERROR, "Internal error processing Listen: " + err2.Error())
     if err2 := oprot.WriteMessageBegin(ctx, "Listen", thrift.EXCEPTION, seqId); err2 != nil {
-      _write_err41 = thrift.WrapTException(err2)
+      _write_err55 = thrift.WrapTException(err2)
     }
-    if err2 := _exc42.Write(ctx, oprot); _write_err41 == nil && err2 != nil {
-      _write_err41 = thrift.WrapTException(err2)
+    if err2 := _exc56.Write(ctx, oprot); _write_err55 == nil && err2 != nil {
+      _write_err55 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.WriteMessageEnd(ctx); _write_err41 == nil && err2 != nil {
-      _write_err41 = thrift.WrapTException(err2)
+    if err2 := oprot.WriteMessageEnd(ctx); _write_err55 == nil && err2 != nil {
+      _write_err55 = thrift.WrapTException(err2)
     }
-    if err2 := oprot.Flush(ctx); _write_err41 == nil && err2 != nil {
-      _write_err41 = thrift.WrapTException(err2)
+    if err2 := oprot.Flush(ctx); _write_err55 == nil && err2 != nil {
+      _write_err55 = thrift.WrapTException(err2)
     }
-    if _write_err41 != nil {
-      return false, thrift.WrapTException(_write_err41)
+    if _write_err55 != nil {
+      return false, thrift.WrapTException(_write_err55)
     }
     return true, err
   } else {
@@ -2858,19 +4668,19 @@ func (p *iMServiceProcessorListen) Process(ctx context.Context, seqId int32, ipr
   }
   tickerCancel()
   if err2 := oprot.WriteMessageBegin(ctx, "Listen", thrift.REPLY, seqId); err2 != nil {
-    _write_err41 = thrift.WrapTException(err2)
+    _write_err55 = thrift.WrapTException(err2)
   }
-  if err2 := result.Write(ctx, oprot); _write_err41 == nil && err2 != nil {
-    _write_err41 = thrift.WrapTException(err2)
+  if err2 := result.Write(ctx, oprot); _write_err55 == nil && err2 != nil {
+    _write_err55 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.WriteMessageEnd(ctx); _write_err41 == nil && err2 != nil {
-    _write_err41 = thrift.WrapTException(err2)
+  if err2 := oprot.WriteMessageEnd(ctx); _write_err55 == nil && err2 != nil {
+    _write_err55 = thrift.WrapTException(err2)
   }
-  if err2 := oprot.Flush(ctx); _write_err41 == nil && err2 != nil {
-    _write_err41 = thrift.WrapTException(err2)
+  if err2 := oprot.Flush(ctx); _write_err55 == nil && err2 != nil {
+    _write_err55 = thrift.WrapTException(err2)
   }
-  if _write_err41 != nil {
-    return false, thrift.WrapTException(_write_err41)
+  if _write_err55 != nil {
+    return false, thrift.WrapTException(_write_err55)
   }
   return true, err
 }
@@ -3335,11 +5145,11 @@ func (p *IMServiceSendManyArgs)  ReadField1(ctx context.Context, iprot thrift.TP
   tSlice := make([]*SendRequest, 0, size)
   p.Reqs =  tSlice
   for i := 0; i < size; i ++ {
-    _elem43 := &SendRequest{}
-    if err := _elem43.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem43), err)
+    _elem57 := &SendRequest{}
+    if err := _elem57.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem57), err)
     }
-    p.Reqs = append(p.Reqs, _elem43)
+    p.Reqs = append(p.Reqs, _elem57)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -3451,11 +5261,11 @@ func (p *IMServiceSendManyResult)  ReadField0(ctx context.Context, iprot thrift.
   tSlice := make([]*SendResponse, 0, size)
   p.Success =  tSlice
   for i := 0; i < size; i ++ {
-    _elem44 := &SendResponse{}
-    if err := _elem44.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem44), err)
+    _elem58 := &SendResponse{}
+    if err := _elem58.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem58), err)
     }
-    p.Success = append(p.Success, _elem44)
+    p.Success = append(p.Success, _elem58)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -3564,11 +5374,11 @@ func (p *IMServicePullManyArgs)  ReadField1(ctx context.Context, iprot thrift.TP
   tSlice := make([]*PullRequest, 0, size)
   p.Reqs =  tSlice
   for i := 0; i < size; i ++ {
-    _elem45 := &PullRequest{}
-    if err := _elem45.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem45), err)
+    _elem59 := &PullRequest{}
+    if err := _elem59.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem59), err)
     }
-    p.Reqs = append(p.Reqs, _elem45)
+    p.Reqs = append(p.Reqs, _elem59)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -3680,11 +5490,11 @@ func (p *IMServicePullManyResult)  ReadField0(ctx context.Context, iprot thrift.
   tSlice := make([]*PullResponse, 0, size)
   p.Success =  tSlice
   for i := 0; i < size; i ++ {
-    _elem46 := &PullResponse{}
-    if err := _elem46.Read(ctx, iprot); err != nil {
-      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem46), err)
+    _elem60 := &PullResponse{}
+    if err := _elem60.Read(ctx, iprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", _elem60), err)
     }
-    p.Success = append(p.Success, _elem46)
+    p.Success = append(p.Success, _elem60)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -3734,9 +5544,9 @@ func (p *IMServicePullManyResult) String() string {
 }
 
 // Attributes:
-//  - Chats
+//  - Names
 type IMServiceTotalsArgs struct {
-  Chats []string `thrift:"chats,1" db:"chats" json:"chats"`
+  Names []string `thrift:"names,1" db:"names" json:"names"`
 }
 
 func NewIMServiceTotalsArgs() *IMServiceTotalsArgs {
@@ -3744,8 +5554,8 @@ func NewIMServiceTotalsArgs() *IMServiceTotalsArgs {
 }
 
 
-func (p *IMServiceTotalsArgs) GetChats() []string {
-  return p.Chats
+func (p *IMServiceTotalsArgs) GetNames() []string {
+  return p.Names
 }
 func (p *IMServiceTotalsArgs) Read(ctx context.Context, iprot thrift.TProtocol) error {
   if _, err := iprot.ReadStructBegin(ctx); err != nil {
@@ -3791,15 +5601,15 @@ func (p *IMServiceTotalsArgs)  ReadField1(ctx context.Context, iprot thrift.TPro
     return thrift.PrependError("error reading list begin: ", err)
   }
   tSlice := make([]string, 0, size)
-  p.Chats =  tSlice
+  p.Names =  tSlice
   for i := 0; i < size; i ++ {
-var _elem47 string
+var _elem61 string
     if v, err := iprot.ReadString(ctx); err != nil {
     return thrift.PrependError("error reading field 0: ", err)
 } else {
-    _elem47 = v
+    _elem61 = v
 }
-    p.Chats = append(p.Chats, _elem47)
+    p.Names = append(p.Names, _elem61)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -3821,12 +5631,12 @@ func (p *IMServiceTotalsArgs) Write(ctx context.Context, oprot thrift.TProtocol)
 }
 
 func (p *IMServiceTotalsArgs) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
-  if err := oprot.WriteFieldBegin(ctx, "chats", thrift.LIST, 1); err != nil {
-    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:chats: ", p), err) }
-  if err := oprot.WriteListBegin(ctx, thrift.STRING, len(p.Chats)); err != nil {
+  if err := oprot.WriteFieldBegin(ctx, "names", thrift.LIST, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:names: ", p), err) }
+  if err := oprot.WriteListBegin(ctx, thrift.STRING, len(p.Names)); err != nil {
     return thrift.PrependError("error writing list begin: ", err)
   }
-  for _, v := range p.Chats {
+  for _, v := range p.Names {
     if err := oprot.WriteString(ctx, string(v)); err != nil {
     return thrift.PrependError(fmt.Sprintf("%T. (0) field write error: ", p), err) }
   }
@@ -3834,7 +5644,7 @@ func (p *IMServiceTotalsArgs) writeField1(ctx context.Context, oprot thrift.TPro
     return thrift.PrependError("error writing list end: ", err)
   }
   if err := oprot.WriteFieldEnd(ctx); err != nil {
-    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:chats: ", p), err) }
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:names: ", p), err) }
   return err
 }
 
@@ -3910,13 +5720,13 @@ func (p *IMServiceTotalsResult)  ReadField0(ctx context.Context, iprot thrift.TP
   tSlice := make([]int64, 0, size)
   p.Success =  tSlice
   for i := 0; i < size; i ++ {
-var _elem48 int64
+var _elem62 int64
     if v, err := iprot.ReadI64(ctx); err != nil {
     return thrift.PrependError("error reading field 0: ", err)
 } else {
-    _elem48 = v
+    _elem62 = v
 }
-    p.Success = append(p.Success, _elem48)
+    p.Success = append(p.Success, _elem62)
   }
   if err := iprot.ReadListEnd(ctx); err != nil {
     return thrift.PrependError("error reading list end: ", err)
@@ -3962,6 +5772,402 @@ func (p *IMServiceTotalsResult) String() string {
     return "<nil>"
   }
   return fmt.Sprintf("IMServiceTotalsResult(%+v)", *p)
+}
+
+// Attributes:
+//  - Req
+type IMServiceChatsArgs struct {
+  Req *ChatsRequest `thrift:"req,1" db:"req" json:"req"`
+}
+
+func NewIMServiceChatsArgs() *IMServiceChatsArgs {
+  return &IMServiceChatsArgs{}
+}
+
+var IMServiceChatsArgs_Req_DEFAULT *ChatsRequest
+func (p *IMServiceChatsArgs) GetReq() *ChatsRequest {
+  if !p.IsSetReq() {
+    return IMServiceChatsArgs_Req_DEFAULT
+  }
+return p.Req
+}
+func (p *IMServiceChatsArgs) IsSetReq() bool {
+  return p.Req != nil
+}
+
+func (p *IMServiceChatsArgs) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.STRUCT {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceChatsArgs)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  p.Req = &ChatsRequest{}
+  if err := p.Req.Read(ctx, iprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", p.Req), err)
+  }
+  return nil
+}
+
+func (p *IMServiceChatsArgs) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Chats_args"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceChatsArgs) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "req", thrift.STRUCT, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:req: ", p), err) }
+  if err := p.Req.Write(ctx, oprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", p.Req), err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:req: ", p), err) }
+  return err
+}
+
+func (p *IMServiceChatsArgs) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceChatsArgs(%+v)", *p)
+}
+
+// Attributes:
+//  - Success
+type IMServiceChatsResult struct {
+  Success *ChatsResponse `thrift:"success,0" db:"success" json:"success,omitempty"`
+}
+
+func NewIMServiceChatsResult() *IMServiceChatsResult {
+  return &IMServiceChatsResult{}
+}
+
+var IMServiceChatsResult_Success_DEFAULT *ChatsResponse
+func (p *IMServiceChatsResult) GetSuccess() *ChatsResponse {
+  if !p.IsSetSuccess() {
+    return IMServiceChatsResult_Success_DEFAULT
+  }
+return p.Success
+}
+func (p *IMServiceChatsResult) IsSetSuccess() bool {
+  return p.Success != nil
+}
+
+func (p *IMServiceChatsResult) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 0:
+      if fieldTypeId == thrift.STRUCT {
+        if err := p.ReadField0(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceChatsResult)  ReadField0(ctx context.Context, iprot thrift.TProtocol) error {
+  p.Success = &ChatsResponse{}
+  if err := p.Success.Read(ctx, iprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", p.Success), err)
+  }
+  return nil
+}
+
+func (p *IMServiceChatsResult) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Chats_result"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField0(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceChatsResult) writeField0(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetSuccess() {
+    if err := oprot.WriteFieldBegin(ctx, "success", thrift.STRUCT, 0); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 0:success: ", p), err) }
+    if err := p.Success.Write(ctx, oprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", p.Success), err)
+    }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 0:success: ", p), err) }
+  }
+  return err
+}
+
+func (p *IMServiceChatsResult) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceChatsResult(%+v)", *p)
+}
+
+// Attributes:
+//  - Req
+type IMServiceReadArgs struct {
+  Req *ReadRequest `thrift:"req,1" db:"req" json:"req"`
+}
+
+func NewIMServiceReadArgs() *IMServiceReadArgs {
+  return &IMServiceReadArgs{}
+}
+
+var IMServiceReadArgs_Req_DEFAULT *ReadRequest
+func (p *IMServiceReadArgs) GetReq() *ReadRequest {
+  if !p.IsSetReq() {
+    return IMServiceReadArgs_Req_DEFAULT
+  }
+return p.Req
+}
+func (p *IMServiceReadArgs) IsSetReq() bool {
+  return p.Req != nil
+}
+
+func (p *IMServiceReadArgs) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 1:
+      if fieldTypeId == thrift.STRUCT {
+        if err := p.ReadField1(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceReadArgs)  ReadField1(ctx context.Context, iprot thrift.TProtocol) error {
+  p.Req = &ReadRequest{}
+  if err := p.Req.Read(ctx, iprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", p.Req), err)
+  }
+  return nil
+}
+
+func (p *IMServiceReadArgs) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Read_args"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField1(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceReadArgs) writeField1(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if err := oprot.WriteFieldBegin(ctx, "req", thrift.STRUCT, 1); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field begin error 1:req: ", p), err) }
+  if err := p.Req.Write(ctx, oprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", p.Req), err)
+  }
+  if err := oprot.WriteFieldEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write field end error 1:req: ", p), err) }
+  return err
+}
+
+func (p *IMServiceReadArgs) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceReadArgs(%+v)", *p)
+}
+
+// Attributes:
+//  - Success
+type IMServiceReadResult struct {
+  Success *ReadResponse `thrift:"success,0" db:"success" json:"success,omitempty"`
+}
+
+func NewIMServiceReadResult() *IMServiceReadResult {
+  return &IMServiceReadResult{}
+}
+
+var IMServiceReadResult_Success_DEFAULT *ReadResponse
+func (p *IMServiceReadResult) GetSuccess() *ReadResponse {
+  if !p.IsSetSuccess() {
+    return IMServiceReadResult_Success_DEFAULT
+  }
+return p.Success
+}
+func (p *IMServiceReadResult) IsSetSuccess() bool {
+  return p.Success != nil
+}
+
+func (p *IMServiceReadResult) Read(ctx context.Context, iprot thrift.TProtocol) error {
+  if _, err := iprot.ReadStructBegin(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read error: ", p), err)
+  }
+
+
+  for {
+    _, fieldTypeId, fieldId, err := iprot.ReadFieldBegin(ctx)
+    if err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T field %d read error: ", p, fieldId), err)
+    }
+    if fieldTypeId == thrift.STOP { break; }
+    switch fieldId {
+    case 0:
+      if fieldTypeId == thrift.STRUCT {
+        if err := p.ReadField0(ctx, iprot); err != nil {
+          return err
+        }
+      } else {
+        if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+          return err
+        }
+      }
+    default:
+      if err := iprot.Skip(ctx, fieldTypeId); err != nil {
+        return err
+      }
+    }
+    if err := iprot.ReadFieldEnd(ctx); err != nil {
+      return err
+    }
+  }
+  if err := iprot.ReadStructEnd(ctx); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T read struct end error: ", p), err)
+  }
+  return nil
+}
+
+func (p *IMServiceReadResult)  ReadField0(ctx context.Context, iprot thrift.TProtocol) error {
+  p.Success = &ReadResponse{}
+  if err := p.Success.Read(ctx, iprot); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T error reading struct: ", p.Success), err)
+  }
+  return nil
+}
+
+func (p *IMServiceReadResult) Write(ctx context.Context, oprot thrift.TProtocol) error {
+  if err := oprot.WriteStructBegin(ctx, "Read_result"); err != nil {
+    return thrift.PrependError(fmt.Sprintf("%T write struct begin error: ", p), err) }
+  if p != nil {
+    if err := p.writeField0(ctx, oprot); err != nil { return err }
+  }
+  if err := oprot.WriteFieldStop(ctx); err != nil {
+    return thrift.PrependError("write field stop error: ", err) }
+  if err := oprot.WriteStructEnd(ctx); err != nil {
+    return thrift.PrependError("write struct stop error: ", err) }
+  return nil
+}
+
+func (p *IMServiceReadResult) writeField0(ctx context.Context, oprot thrift.TProtocol) (err error) {
+  if p.IsSetSuccess() {
+    if err := oprot.WriteFieldBegin(ctx, "success", thrift.STRUCT, 0); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field begin error 0:success: ", p), err) }
+    if err := p.Success.Write(ctx, oprot); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T error writing struct: ", p.Success), err)
+    }
+    if err := oprot.WriteFieldEnd(ctx); err != nil {
+      return thrift.PrependError(fmt.Sprintf("%T write field end error 0:success: ", p), err) }
+  }
+  return err
+}
+
+func (p *IMServiceReadResult) String() string {
+  if p == nil {
+    return "<nil>"
+  }
+  return fmt.Sprintf("IMServiceReadResult(%+v)", *p)
 }
 
 // Attributes:

@@ -28,7 +28,11 @@ type Server struct {
 	Pulls chan *rpc.PullRequest
 	Many  chan int // calls of each batch
 
-	Total     atomic.Int64 // of each chat
+	List  *rpc.ChatsResponse // nil answers with the code alone
+	Lists chan *rpc.ChatsRequest
+	Reads chan *rpc.ReadRequest
+
+	Total     atomic.Int64 // of each chat, and of each member
 	Mute      bool         // whether it never says anything on a stream
 	Opened    atomic.Int64 // streams
 	Interests chan *rpc.Interest
@@ -38,6 +42,7 @@ type Server struct {
 // New returns a Server that answers with the code OK.
 func New() *Server {
 	return &Server{Sends: make(chan *rpc.SendRequest, 1000), Pulls: make(chan *rpc.PullRequest, 1000), Many: make(chan int, 1000),
+		Lists: make(chan *rpc.ChatsRequest, 1000), Reads: make(chan *rpc.ReadRequest, 1000),
 		Interests: make(chan *rpc.Interest, 1000), Hints: make(chan string, 1000)}
 }
 
@@ -68,6 +73,19 @@ func (s *Server) SendMany(ctx context.Context, reqs []*rpc.SendRequest) ([]*rpc.
 func (s *Server) PullMany(ctx context.Context, reqs []*rpc.PullRequest) ([]*rpc.PullResponse, error) {
 	s.Many <- len(reqs)
 	return Each(ctx, reqs, s.Pull)
+}
+
+func (s *Server) Chats(_ context.Context, req *rpc.ChatsRequest) (*rpc.ChatsResponse, error) {
+	s.Lists <- req
+	if s.List != nil {
+		return s.List, nil
+	}
+	return &rpc.ChatsResponse{Code: s.Code.Load(), Msg: "reason"}, nil
+}
+
+func (s *Server) Read(_ context.Context, req *rpc.ReadRequest) (*rpc.ReadResponse, error) {
+	s.Reads <- req
+	return &rpc.ReadResponse{Code: s.Code.Load(), Msg: "reason", Mark: &req.Mark}, nil
 }
 
 // Totals counts nothing: the test's page tells.
@@ -150,7 +168,7 @@ func Serve(t testing.TB, s rpc.IMService) string {
 
 // Instance is what etcd has of an rpc-server.
 func Instance(address string) discovery.Instance {
-	return discovery.NewInstance("tcp", address, 10, map[string]string{rpc.TAG_BATCHES: "true", rpc.TAG_HINTS: "true"})
+	return discovery.NewInstance("tcp", address, 10, map[string]string{rpc.TAG_BATCHES: "true", rpc.TAG_HINTS: "true", rpc.TAG_CHATS: "true"})
 }
 
 // Instances is Instance for several.

@@ -15,6 +15,8 @@ const (
 
 	TAG_HINTS = "hints"
 
+	TAG_CHATS = "chats"
+
 	MSG_OVERLOAD = "the server has no room for more calls"
 
 	UNKNOWN_TOTAL = -1
@@ -575,6 +577,466 @@ var fieldIDToName_Interest = map[int16]string{
 	3: "Version",
 }
 
+type ChatsRequest struct {
+	Member      string  `thrift:"Member,1,required" frugal:"1,required,string" json:"Member"`
+	Cursor      int64   `thrift:"Cursor,2,required" frugal:"2,required,i64" json:"Cursor"`
+	Limit       int32   `thrift:"Limit,3,required" frugal:"3,required,i32" json:"Limit"`
+	RequestID   *string `thrift:"RequestID,4,optional" frugal:"4,optional,string" json:"RequestID,omitempty"`
+	Traceparent *string `thrift:"Traceparent,5,optional" frugal:"5,optional,string" json:"Traceparent,omitempty"`
+	Tracestate  *string `thrift:"Tracestate,6,optional" frugal:"6,optional,string" json:"Tracestate,omitempty"`
+}
+
+func NewChatsRequest() *ChatsRequest {
+	return &ChatsRequest{}
+}
+
+func (p *ChatsRequest) InitDefault() {
+}
+
+func (p *ChatsRequest) GetMember() (v string) {
+	return p.Member
+}
+
+func (p *ChatsRequest) GetCursor() (v int64) {
+	return p.Cursor
+}
+
+func (p *ChatsRequest) GetLimit() (v int32) {
+	return p.Limit
+}
+
+var ChatsRequest_RequestID_DEFAULT string
+
+func (p *ChatsRequest) GetRequestID() (v string) {
+	if !p.IsSetRequestID() {
+		return ChatsRequest_RequestID_DEFAULT
+	}
+	return *p.RequestID
+}
+
+var ChatsRequest_Traceparent_DEFAULT string
+
+func (p *ChatsRequest) GetTraceparent() (v string) {
+	if !p.IsSetTraceparent() {
+		return ChatsRequest_Traceparent_DEFAULT
+	}
+	return *p.Traceparent
+}
+
+var ChatsRequest_Tracestate_DEFAULT string
+
+func (p *ChatsRequest) GetTracestate() (v string) {
+	if !p.IsSetTracestate() {
+		return ChatsRequest_Tracestate_DEFAULT
+	}
+	return *p.Tracestate
+}
+func (p *ChatsRequest) SetMember(val string) {
+	p.Member = val
+}
+func (p *ChatsRequest) SetCursor(val int64) {
+	p.Cursor = val
+}
+func (p *ChatsRequest) SetLimit(val int32) {
+	p.Limit = val
+}
+func (p *ChatsRequest) SetRequestID(val *string) {
+	p.RequestID = val
+}
+func (p *ChatsRequest) SetTraceparent(val *string) {
+	p.Traceparent = val
+}
+func (p *ChatsRequest) SetTracestate(val *string) {
+	p.Tracestate = val
+}
+
+func (p *ChatsRequest) IsSetRequestID() bool {
+	return p.RequestID != nil
+}
+
+func (p *ChatsRequest) IsSetTraceparent() bool {
+	return p.Traceparent != nil
+}
+
+func (p *ChatsRequest) IsSetTracestate() bool {
+	return p.Tracestate != nil
+}
+
+func (p *ChatsRequest) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("ChatsRequest(%+v)", *p)
+}
+
+var fieldIDToName_ChatsRequest = map[int16]string{
+	1: "Member",
+	2: "Cursor",
+	3: "Limit",
+	4: "RequestID",
+	5: "Traceparent",
+	6: "Tracestate",
+}
+
+type Chat struct {
+	Chat   string   `thrift:"Chat,1,required" frugal:"1,required,string" json:"Chat"`
+	Total  int64    `thrift:"Total,2,required" frugal:"2,required,i64" json:"Total"`
+	Mark   int64    `thrift:"Mark,3,required" frugal:"3,required,i64" json:"Mark"`
+	Unread int32    `thrift:"Unread,4,required" frugal:"4,required,i32" json:"Unread"`
+	Last   *Message `thrift:"Last,5,required" frugal:"5,required,Message" json:"Last"`
+}
+
+func NewChat() *Chat {
+	return &Chat{}
+}
+
+func (p *Chat) InitDefault() {
+}
+
+func (p *Chat) GetChat() (v string) {
+	return p.Chat
+}
+
+func (p *Chat) GetTotal() (v int64) {
+	return p.Total
+}
+
+func (p *Chat) GetMark() (v int64) {
+	return p.Mark
+}
+
+func (p *Chat) GetUnread() (v int32) {
+	return p.Unread
+}
+
+var Chat_Last_DEFAULT *Message
+
+func (p *Chat) GetLast() (v *Message) {
+	if !p.IsSetLast() {
+		return Chat_Last_DEFAULT
+	}
+	return p.Last
+}
+func (p *Chat) SetChat(val string) {
+	p.Chat = val
+}
+func (p *Chat) SetTotal(val int64) {
+	p.Total = val
+}
+func (p *Chat) SetMark(val int64) {
+	p.Mark = val
+}
+func (p *Chat) SetUnread(val int32) {
+	p.Unread = val
+}
+func (p *Chat) SetLast(val *Message) {
+	p.Last = val
+}
+
+func (p *Chat) IsSetLast() bool {
+	return p.Last != nil
+}
+
+func (p *Chat) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("Chat(%+v)", *p)
+}
+
+var fieldIDToName_Chat = map[int16]string{
+	1: "Chat",
+	2: "Total",
+	3: "Mark",
+	4: "Unread",
+	5: "Last",
+}
+
+type ChatsResponse struct {
+	Code       int32   `thrift:"Code,1,required" frugal:"1,required,i32" json:"Code"`
+	Msg        string  `thrift:"Msg,2,required" frugal:"2,required,string" json:"Msg"`
+	Chats      []*Chat `thrift:"Chats,3,optional" frugal:"3,optional,list<Chat>" json:"Chats,omitempty"`
+	HasMore    *bool   `thrift:"HasMore,4,optional" frugal:"4,optional,bool" json:"HasMore,omitempty"`
+	NextCursor *int64  `thrift:"NextCursor,5,optional" frugal:"5,optional,i64" json:"NextCursor,omitempty"`
+	Total      *int64  `thrift:"Total,6,optional" frugal:"6,optional,i64" json:"Total,omitempty"`
+	Count      *int64  `thrift:"Count,7,optional" frugal:"7,optional,i64" json:"Count,omitempty"`
+}
+
+func NewChatsResponse() *ChatsResponse {
+	return &ChatsResponse{}
+}
+
+func (p *ChatsResponse) InitDefault() {
+}
+
+func (p *ChatsResponse) GetCode() (v int32) {
+	return p.Code
+}
+
+func (p *ChatsResponse) GetMsg() (v string) {
+	return p.Msg
+}
+
+var ChatsResponse_Chats_DEFAULT []*Chat
+
+func (p *ChatsResponse) GetChats() (v []*Chat) {
+	if !p.IsSetChats() {
+		return ChatsResponse_Chats_DEFAULT
+	}
+	return p.Chats
+}
+
+var ChatsResponse_HasMore_DEFAULT bool
+
+func (p *ChatsResponse) GetHasMore() (v bool) {
+	if !p.IsSetHasMore() {
+		return ChatsResponse_HasMore_DEFAULT
+	}
+	return *p.HasMore
+}
+
+var ChatsResponse_NextCursor_DEFAULT int64
+
+func (p *ChatsResponse) GetNextCursor() (v int64) {
+	if !p.IsSetNextCursor() {
+		return ChatsResponse_NextCursor_DEFAULT
+	}
+	return *p.NextCursor
+}
+
+var ChatsResponse_Total_DEFAULT int64
+
+func (p *ChatsResponse) GetTotal() (v int64) {
+	if !p.IsSetTotal() {
+		return ChatsResponse_Total_DEFAULT
+	}
+	return *p.Total
+}
+
+var ChatsResponse_Count_DEFAULT int64
+
+func (p *ChatsResponse) GetCount() (v int64) {
+	if !p.IsSetCount() {
+		return ChatsResponse_Count_DEFAULT
+	}
+	return *p.Count
+}
+func (p *ChatsResponse) SetCode(val int32) {
+	p.Code = val
+}
+func (p *ChatsResponse) SetMsg(val string) {
+	p.Msg = val
+}
+func (p *ChatsResponse) SetChats(val []*Chat) {
+	p.Chats = val
+}
+func (p *ChatsResponse) SetHasMore(val *bool) {
+	p.HasMore = val
+}
+func (p *ChatsResponse) SetNextCursor(val *int64) {
+	p.NextCursor = val
+}
+func (p *ChatsResponse) SetTotal(val *int64) {
+	p.Total = val
+}
+func (p *ChatsResponse) SetCount(val *int64) {
+	p.Count = val
+}
+
+func (p *ChatsResponse) IsSetChats() bool {
+	return p.Chats != nil
+}
+
+func (p *ChatsResponse) IsSetHasMore() bool {
+	return p.HasMore != nil
+}
+
+func (p *ChatsResponse) IsSetNextCursor() bool {
+	return p.NextCursor != nil
+}
+
+func (p *ChatsResponse) IsSetTotal() bool {
+	return p.Total != nil
+}
+
+func (p *ChatsResponse) IsSetCount() bool {
+	return p.Count != nil
+}
+
+func (p *ChatsResponse) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("ChatsResponse(%+v)", *p)
+}
+
+var fieldIDToName_ChatsResponse = map[int16]string{
+	1: "Code",
+	2: "Msg",
+	3: "Chats",
+	4: "HasMore",
+	5: "NextCursor",
+	6: "Total",
+	7: "Count",
+}
+
+type ReadRequest struct {
+	Chat        string  `thrift:"Chat,1,required" frugal:"1,required,string" json:"Chat"`
+	Member      string  `thrift:"Member,2,required" frugal:"2,required,string" json:"Member"`
+	Mark        int64   `thrift:"Mark,3,required" frugal:"3,required,i64" json:"Mark"`
+	RequestID   *string `thrift:"RequestID,4,optional" frugal:"4,optional,string" json:"RequestID,omitempty"`
+	Traceparent *string `thrift:"Traceparent,5,optional" frugal:"5,optional,string" json:"Traceparent,omitempty"`
+	Tracestate  *string `thrift:"Tracestate,6,optional" frugal:"6,optional,string" json:"Tracestate,omitempty"`
+}
+
+func NewReadRequest() *ReadRequest {
+	return &ReadRequest{}
+}
+
+func (p *ReadRequest) InitDefault() {
+}
+
+func (p *ReadRequest) GetChat() (v string) {
+	return p.Chat
+}
+
+func (p *ReadRequest) GetMember() (v string) {
+	return p.Member
+}
+
+func (p *ReadRequest) GetMark() (v int64) {
+	return p.Mark
+}
+
+var ReadRequest_RequestID_DEFAULT string
+
+func (p *ReadRequest) GetRequestID() (v string) {
+	if !p.IsSetRequestID() {
+		return ReadRequest_RequestID_DEFAULT
+	}
+	return *p.RequestID
+}
+
+var ReadRequest_Traceparent_DEFAULT string
+
+func (p *ReadRequest) GetTraceparent() (v string) {
+	if !p.IsSetTraceparent() {
+		return ReadRequest_Traceparent_DEFAULT
+	}
+	return *p.Traceparent
+}
+
+var ReadRequest_Tracestate_DEFAULT string
+
+func (p *ReadRequest) GetTracestate() (v string) {
+	if !p.IsSetTracestate() {
+		return ReadRequest_Tracestate_DEFAULT
+	}
+	return *p.Tracestate
+}
+func (p *ReadRequest) SetChat(val string) {
+	p.Chat = val
+}
+func (p *ReadRequest) SetMember(val string) {
+	p.Member = val
+}
+func (p *ReadRequest) SetMark(val int64) {
+	p.Mark = val
+}
+func (p *ReadRequest) SetRequestID(val *string) {
+	p.RequestID = val
+}
+func (p *ReadRequest) SetTraceparent(val *string) {
+	p.Traceparent = val
+}
+func (p *ReadRequest) SetTracestate(val *string) {
+	p.Tracestate = val
+}
+
+func (p *ReadRequest) IsSetRequestID() bool {
+	return p.RequestID != nil
+}
+
+func (p *ReadRequest) IsSetTraceparent() bool {
+	return p.Traceparent != nil
+}
+
+func (p *ReadRequest) IsSetTracestate() bool {
+	return p.Tracestate != nil
+}
+
+func (p *ReadRequest) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("ReadRequest(%+v)", *p)
+}
+
+var fieldIDToName_ReadRequest = map[int16]string{
+	1: "Chat",
+	2: "Member",
+	3: "Mark",
+	4: "RequestID",
+	5: "Traceparent",
+	6: "Tracestate",
+}
+
+type ReadResponse struct {
+	Code int32  `thrift:"Code,1,required" frugal:"1,required,i32" json:"Code"`
+	Msg  string `thrift:"Msg,2,required" frugal:"2,required,string" json:"Msg"`
+	Mark *int64 `thrift:"Mark,3,optional" frugal:"3,optional,i64" json:"Mark,omitempty"`
+}
+
+func NewReadResponse() *ReadResponse {
+	return &ReadResponse{}
+}
+
+func (p *ReadResponse) InitDefault() {
+}
+
+func (p *ReadResponse) GetCode() (v int32) {
+	return p.Code
+}
+
+func (p *ReadResponse) GetMsg() (v string) {
+	return p.Msg
+}
+
+var ReadResponse_Mark_DEFAULT int64
+
+func (p *ReadResponse) GetMark() (v int64) {
+	if !p.IsSetMark() {
+		return ReadResponse_Mark_DEFAULT
+	}
+	return *p.Mark
+}
+func (p *ReadResponse) SetCode(val int32) {
+	p.Code = val
+}
+func (p *ReadResponse) SetMsg(val string) {
+	p.Msg = val
+}
+func (p *ReadResponse) SetMark(val *int64) {
+	p.Mark = val
+}
+
+func (p *ReadResponse) IsSetMark() bool {
+	return p.Mark != nil
+}
+
+func (p *ReadResponse) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("ReadResponse(%+v)", *p)
+}
+
+var fieldIDToName_ReadResponse = map[int16]string{
+	1: "Code",
+	2: "Msg",
+	3: "Mark",
+}
+
 type Hints struct {
 	Hints   []*Hint `thrift:"Hints,1,required" frugal:"1,required,list<Hint>" json:"Hints"`
 	Version int64   `thrift:"Version,2,required" frugal:"2,required,i64" json:"Version"`
@@ -660,7 +1122,11 @@ type IMService interface {
 
 	PullMany(ctx context.Context, reqs []*PullRequest) (r []*PullResponse, err error)
 
-	Totals(ctx context.Context, chats []string) (r []int64, err error)
+	Totals(ctx context.Context, names []string) (r []int64, err error)
+
+	Chats(ctx context.Context, req *ChatsRequest) (r *ChatsResponse, err error)
+
+	Read(ctx context.Context, req *ReadRequest) (r *ReadResponse, err error)
 
 	Listen(ctx context.Context, stream IMService_ListenServer) (err error)
 }
@@ -952,7 +1418,7 @@ var fieldIDToName_IMServicePullManyResult = map[int16]string{
 }
 
 type IMServiceTotalsArgs struct {
-	Chats []string `thrift:"chats,1" frugal:"1,default,list<string>" json:"chats"`
+	Names []string `thrift:"names,1" frugal:"1,default,list<string>" json:"names"`
 }
 
 func NewIMServiceTotalsArgs() *IMServiceTotalsArgs {
@@ -962,11 +1428,11 @@ func NewIMServiceTotalsArgs() *IMServiceTotalsArgs {
 func (p *IMServiceTotalsArgs) InitDefault() {
 }
 
-func (p *IMServiceTotalsArgs) GetChats() (v []string) {
-	return p.Chats
+func (p *IMServiceTotalsArgs) GetNames() (v []string) {
+	return p.Names
 }
-func (p *IMServiceTotalsArgs) SetChats(val []string) {
-	p.Chats = val
+func (p *IMServiceTotalsArgs) SetNames(val []string) {
+	p.Names = val
 }
 
 func (p *IMServiceTotalsArgs) String() string {
@@ -977,7 +1443,7 @@ func (p *IMServiceTotalsArgs) String() string {
 }
 
 var fieldIDToName_IMServiceTotalsArgs = map[int16]string{
-	1: "chats",
+	1: "names",
 }
 
 type IMServiceTotalsResult struct {
@@ -1015,6 +1481,158 @@ func (p *IMServiceTotalsResult) String() string {
 }
 
 var fieldIDToName_IMServiceTotalsResult = map[int16]string{
+	0: "success",
+}
+
+type IMServiceChatsArgs struct {
+	Req *ChatsRequest `thrift:"req,1" frugal:"1,default,ChatsRequest" json:"req"`
+}
+
+func NewIMServiceChatsArgs() *IMServiceChatsArgs {
+	return &IMServiceChatsArgs{}
+}
+
+func (p *IMServiceChatsArgs) InitDefault() {
+}
+
+var IMServiceChatsArgs_Req_DEFAULT *ChatsRequest
+
+func (p *IMServiceChatsArgs) GetReq() (v *ChatsRequest) {
+	if !p.IsSetReq() {
+		return IMServiceChatsArgs_Req_DEFAULT
+	}
+	return p.Req
+}
+func (p *IMServiceChatsArgs) SetReq(val *ChatsRequest) {
+	p.Req = val
+}
+
+func (p *IMServiceChatsArgs) IsSetReq() bool {
+	return p.Req != nil
+}
+
+func (p *IMServiceChatsArgs) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceChatsArgs(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceChatsArgs = map[int16]string{
+	1: "req",
+}
+
+type IMServiceChatsResult struct {
+	Success *ChatsResponse `thrift:"success,0,optional" frugal:"0,optional,ChatsResponse" json:"success,omitempty"`
+}
+
+func NewIMServiceChatsResult() *IMServiceChatsResult {
+	return &IMServiceChatsResult{}
+}
+
+func (p *IMServiceChatsResult) InitDefault() {
+}
+
+var IMServiceChatsResult_Success_DEFAULT *ChatsResponse
+
+func (p *IMServiceChatsResult) GetSuccess() (v *ChatsResponse) {
+	if !p.IsSetSuccess() {
+		return IMServiceChatsResult_Success_DEFAULT
+	}
+	return p.Success
+}
+func (p *IMServiceChatsResult) SetSuccess(x interface{}) {
+	p.Success = x.(*ChatsResponse)
+}
+
+func (p *IMServiceChatsResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *IMServiceChatsResult) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceChatsResult(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceChatsResult = map[int16]string{
+	0: "success",
+}
+
+type IMServiceReadArgs struct {
+	Req *ReadRequest `thrift:"req,1" frugal:"1,default,ReadRequest" json:"req"`
+}
+
+func NewIMServiceReadArgs() *IMServiceReadArgs {
+	return &IMServiceReadArgs{}
+}
+
+func (p *IMServiceReadArgs) InitDefault() {
+}
+
+var IMServiceReadArgs_Req_DEFAULT *ReadRequest
+
+func (p *IMServiceReadArgs) GetReq() (v *ReadRequest) {
+	if !p.IsSetReq() {
+		return IMServiceReadArgs_Req_DEFAULT
+	}
+	return p.Req
+}
+func (p *IMServiceReadArgs) SetReq(val *ReadRequest) {
+	p.Req = val
+}
+
+func (p *IMServiceReadArgs) IsSetReq() bool {
+	return p.Req != nil
+}
+
+func (p *IMServiceReadArgs) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceReadArgs(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceReadArgs = map[int16]string{
+	1: "req",
+}
+
+type IMServiceReadResult struct {
+	Success *ReadResponse `thrift:"success,0,optional" frugal:"0,optional,ReadResponse" json:"success,omitempty"`
+}
+
+func NewIMServiceReadResult() *IMServiceReadResult {
+	return &IMServiceReadResult{}
+}
+
+func (p *IMServiceReadResult) InitDefault() {
+}
+
+var IMServiceReadResult_Success_DEFAULT *ReadResponse
+
+func (p *IMServiceReadResult) GetSuccess() (v *ReadResponse) {
+	if !p.IsSetSuccess() {
+		return IMServiceReadResult_Success_DEFAULT
+	}
+	return p.Success
+}
+func (p *IMServiceReadResult) SetSuccess(x interface{}) {
+	p.Success = x.(*ReadResponse)
+}
+
+func (p *IMServiceReadResult) IsSetSuccess() bool {
+	return p.Success != nil
+}
+
+func (p *IMServiceReadResult) String() string {
+	if p == nil {
+		return "<nil>"
+	}
+	return fmt.Sprintf("IMServiceReadResult(%+v)", *p)
+}
+
+var fieldIDToName_IMServiceReadResult = map[int16]string{
 	0: "success",
 }
 

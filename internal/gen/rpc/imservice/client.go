@@ -18,7 +18,9 @@ type Client interface {
 	Pull(ctx context.Context, req *rpc.PullRequest, callOptions ...callopt.Option) (r *rpc.PullResponse, err error)
 	SendMany(ctx context.Context, reqs []*rpc.SendRequest, callOptions ...callopt.Option) (r []*rpc.SendResponse, err error)
 	PullMany(ctx context.Context, reqs []*rpc.PullRequest, callOptions ...callopt.Option) (r []*rpc.PullResponse, err error)
-	Totals(ctx context.Context, chats []string, callOptions ...callopt.Option) (r []int64, err error)
+	Totals(ctx context.Context, names []string, callOptions ...callopt.Option) (r []int64, err error)
+	Chats(ctx context.Context, req *rpc.ChatsRequest, callOptions ...callopt.Option) (r *rpc.ChatsResponse, err error)
+	Read(ctx context.Context, req *rpc.ReadRequest, callOptions ...callopt.Option) (r *rpc.ReadResponse, err error)
 	Listen(ctx context.Context, callOptions ...streamcall.Option) (stream IMService_ListenClient, err error)
 }
 
@@ -75,9 +77,19 @@ func (p *kIMServiceClient) PullMany(ctx context.Context, reqs []*rpc.PullRequest
 	return p.kClient.PullMany(ctx, reqs)
 }
 
-func (p *kIMServiceClient) Totals(ctx context.Context, chats []string, callOptions ...callopt.Option) (r []int64, err error) {
+func (p *kIMServiceClient) Totals(ctx context.Context, names []string, callOptions ...callopt.Option) (r []int64, err error) {
 	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
-	return p.kClient.Totals(ctx, chats)
+	return p.kClient.Totals(ctx, names)
+}
+
+func (p *kIMServiceClient) Chats(ctx context.Context, req *rpc.ChatsRequest, callOptions ...callopt.Option) (r *rpc.ChatsResponse, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
+	return p.kClient.Chats(ctx, req)
+}
+
+func (p *kIMServiceClient) Read(ctx context.Context, req *rpc.ReadRequest, callOptions ...callopt.Option) (r *rpc.ReadResponse, err error) {
+	ctx = client.NewCtxWithCallOptions(ctx, callOptions)
+	return p.kClient.Read(ctx, req)
 }
 
 func (p *kIMServiceClient) Listen(ctx context.Context, callOptions ...streamcall.Option) (stream IMService_ListenClient, err error) {

@@ -49,6 +49,20 @@ var serviceMethods = map[string]kitex.MethodInfo{
 		false,
 		kitex.WithStreamingMode(kitex.StreamingNone),
 	),
+	"Chats": kitex.NewMethodInfo(
+		chatsHandler,
+		newIMServiceChatsArgs,
+		newIMServiceChatsResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingNone),
+	),
+	"Read": kitex.NewMethodInfo(
+		readHandler,
+		newIMServiceReadArgs,
+		newIMServiceReadResult,
+		false,
+		kitex.WithStreamingMode(kitex.StreamingNone),
+	),
 	"Listen": kitex.NewMethodInfo(
 		listenHandler,
 		newIMServiceListenArgs,
@@ -168,7 +182,7 @@ func newIMServicePullManyResult() interface{} {
 func totalsHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
 	realArg := arg.(*rpc.IMServiceTotalsArgs)
 	realResult := result.(*rpc.IMServiceTotalsResult)
-	success, err := handler.(rpc.IMService).Totals(ctx, realArg.Chats)
+	success, err := handler.(rpc.IMService).Totals(ctx, realArg.Names)
 	if err != nil {
 		return err
 	}
@@ -182,6 +196,44 @@ func newIMServiceTotalsArgs() interface{} {
 
 func newIMServiceTotalsResult() interface{} {
 	return rpc.NewIMServiceTotalsResult()
+}
+
+func chatsHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	realArg := arg.(*rpc.IMServiceChatsArgs)
+	realResult := result.(*rpc.IMServiceChatsResult)
+	success, err := handler.(rpc.IMService).Chats(ctx, realArg.Req)
+	if err != nil {
+		return err
+	}
+	realResult.Success = success
+	return nil
+}
+
+func newIMServiceChatsArgs() interface{} {
+	return rpc.NewIMServiceChatsArgs()
+}
+
+func newIMServiceChatsResult() interface{} {
+	return rpc.NewIMServiceChatsResult()
+}
+
+func readHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
+	realArg := arg.(*rpc.IMServiceReadArgs)
+	realResult := result.(*rpc.IMServiceReadResult)
+	success, err := handler.(rpc.IMService).Read(ctx, realArg.Req)
+	if err != nil {
+		return err
+	}
+	realResult.Success = success
+	return nil
+}
+
+func newIMServiceReadArgs() interface{} {
+	return rpc.NewIMServiceReadArgs()
+}
+
+func newIMServiceReadResult() interface{} {
+	return rpc.NewIMServiceReadResult()
 }
 
 func listenHandler(ctx context.Context, handler interface{}, arg, result interface{}) error {
@@ -253,11 +305,31 @@ func (p *kClient) PullMany(ctx context.Context, reqs []*rpc.PullRequest) (r []*r
 	return _result.GetSuccess(), nil
 }
 
-func (p *kClient) Totals(ctx context.Context, chats []string) (r []int64, err error) {
+func (p *kClient) Totals(ctx context.Context, names []string) (r []int64, err error) {
 	var _args rpc.IMServiceTotalsArgs
-	_args.Chats = chats
+	_args.Names = names
 	var _result rpc.IMServiceTotalsResult
 	if err = p.c.Call(ctx, "Totals", &_args, &_result); err != nil {
+		return
+	}
+	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) Chats(ctx context.Context, req *rpc.ChatsRequest) (r *rpc.ChatsResponse, err error) {
+	var _args rpc.IMServiceChatsArgs
+	_args.Req = req
+	var _result rpc.IMServiceChatsResult
+	if err = p.c.Call(ctx, "Chats", &_args, &_result); err != nil {
+		return
+	}
+	return _result.GetSuccess(), nil
+}
+
+func (p *kClient) Read(ctx context.Context, req *rpc.ReadRequest) (r *rpc.ReadResponse, err error) {
+	var _args rpc.IMServiceReadArgs
+	_args.Req = req
+	var _result rpc.IMServiceReadResult
+	if err = p.c.Call(ctx, "Read", &_args, &_result); err != nil {
 		return
 	}
 	return _result.GetSuccess(), nil
