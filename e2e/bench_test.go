@@ -29,7 +29,7 @@ func TestBench(t *testing.T) {
 	}
 	t.Run("MeasuresEveryLoad", func(t *testing.T) {
 		results := filepath.Join(dir, "benchmarks.md")
-		bench(t, "--long=2000", "--many=100", "--out="+results)
+		bench(t, "--long=2000", "--many=100", "--waiting=50,60", "--listed=5,20", "--out="+results)
 		text, err := os.ReadFile(results)
 		require.NoError(t, err)
 		for _, load := range []string{"floor", "send", "pull of ten", "one send to four pulls"} {
@@ -44,6 +44,9 @@ func TestBench(t *testing.T) {
 		for _, grown := range []string{"append-only file", "pull of ten in the middle", "one hot chat", "pages", "pages of 4 MiB", "number of rpc-servers"} {
 			assert.Regexp(t, `(?m)^\|.*`+grown+`.*\| [0-9.]+ \|`, string(text))
 		}
+		assert.Regexp(t, `(?m)^\| plain text \| 60 \| [0-9.]+ %`, string(text))
+		assert.Regexp(t, `(?m)^\| TLS \| 50 \| [0-9.]+ %`, string(text))
+		assert.Regexp(t, `(?m)^\| 20 \| [0-9.]+ \|`, string(text), "lists of chats")
 		assert.Regexp(t, `each of four more messages takes [1-9]`, string(text))
 	})
 	t.Run("WritesTheProfileOfBothServers", func(t *testing.T) {

@@ -15,9 +15,6 @@ import (
 	"im/e2e/stack"
 )
 
-// listWaiters is how many clients wait for their lists.
-const listWaiters = 1000
-
 // lists tells what lists of chats cost.
 func (g generator) lists(ctx context.Context, cfg config, o stack.Options) (string, error) {
 	o.RPCServers, o.Gateways = 2, 2
@@ -33,7 +30,7 @@ func (g generator) lists(ctx context.Context, cfg config, o stack.Options) (stri
 
 	var b strings.Builder
 	b.WriteString(listsPreface)
-	for _, n := range []int{10, 1000, 10000} {
+	for _, n := range cfg.Listed {
 		if err := fillList(ctx, sender, s.URL(), n); err != nil {
 			return "", err
 		}
@@ -44,25 +41,26 @@ func (g generator) lists(ctx context.Context, cfg config, o stack.Options) (stri
 		fmt.Print(line)
 		b.WriteString(line)
 	}
-	busy, err := g.busyList(ctx, cfg, sender, 10000)
+	busy, err := g.busyList(ctx, cfg, sender, cfg.Listed[len(cfg.Listed)-1])
 	if err != nil {
 		return "", err
 	}
 	b.WriteString(busy)
-	crowd, err := g.gather(ctx, listWaiters, "/api/chats?member=idle-{}&total=0&wait=50")
+	waiters := cfg.Waiting[0] / 5
+	crowd, err := g.gather(ctx, waiters, "/api/chats?member=idle-{}&total=0&wait=50")
 	if err != nil {
 		return "", err
 	}
-	idle := g.idle()
+	idle := g.idle(cfg.Duration)
 	if err := crowd.leave(); err != nil {
 		return "", err
 	}
-	delays, err := deliverLists(ctx, s)
+	delays, err := deliverLists(ctx, s, waiters, cfg.deliveries())
 	if err != nil {
 		return "", err
 	}
 	all, three, _ := strings.Cut(idle, " | ")
-	fmt.Fprintf(&b, listWaitersText, listWaiters, all, three, deliveries, deliveryRate, millis(delays[len(delays)/2]), millis(delays[len(delays)*99/100]))
+	fmt.Fprintf(&b, listWaitersText, waiters, all, three, cfg.deliveries(), deliveryRate, millis(delays[len(delays)/2]), millis(delays[len(delays)*99/100]))
 	return b.String(), nil
 }
 
@@ -172,7 +170,7 @@ func (g generator) busyList(ctx context.Context, cfg config, client *http.Client
 
 // deliverLists sends to members who wait for their lists at the other gateway, and returns,
 // sorted, how long after the answer to the sender each one's answer came.
-func deliverLists(ctx context.Context, s *stack.Stack) ([]time.Duration, error) {
+func deliverLists(ctx context.Context, s *stack.Stack, waiters, deliveries int) ([]time.Duration, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type arrival struct {
@@ -180,9 +178,9 @@ func deliverLists(ctx context.Context, s *stack.Stack) ([]time.Duration, error) 
 		total  int64
 		at     time.Time
 	}
-	arrived, failed := make(chan arrival, deliveries), make(chan error, listWaiters)
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: listWaiters}}
-	for member := range listWaiters {
+	arrived, failed := make(chan arrival, deliveries), make(chan error, waiters)
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: waiters}}
+	for member := range waiters {
 		go func() {
 			for total := int64(0); ; {
 				now, err := getList(ctx, client, "http://"+s.Gateways[1].Addr, fmt.Sprintf("waits-%d", member), fmt.Sprintf("&total=%d&wait=50", total))
@@ -197,14 +195,14 @@ func deliverLists(ctx context.Context, s *stack.Stack) ([]time.Duration, error) 
 			}
 		}()
 	}
-	if err := waitUntil(ctx, s.Gateways[1], "http_waiters", listWaiters); err != nil {
+	if err := waitUntil(ctx, s.Gateways[1], "http_waiters", waiters); err != nil {
 		return nil, err
 	}
 	sent, counts := map[arrival]time.Time{}, map[int]int64{}
 	began := time.Now()
 	for n := range deliveries {
 		time.Sleep(time.Until(began.Add(time.Duration(n) * time.Second / deliveryRate)))
-		member := n * 7 % listWaiters // each one once
+		member := n % waiters
 		if err := post(ctx, client, "http://"+s.Gateways[0].Addr+"/api/send", fmt.Sprintf(`{"chat":"waits-%d:friend","sender":"friend","text":"%d"}`, member, n)); err != nil {
 			return nil, err
 		}
@@ -241,5 +239,5 @@ One client waits for a list of %d chats, which get %d messages a second: it is a
 
 const listWaitersText = `
 %d clients that wait for their lists, while nothing happens: %s of a core for two gateways, two rpc-servers and Redis, %s for one of each. %d messages, %d a second,
-each the first one of another of them: from the answer to the sender to the answer to who waits %.2f ms in the median, and %.2f ms in the 99th percentile.
+to one after the other: from the answer to the sender to the answer to who waits %.2f ms in the median, and %.2f ms in the 99th percentile.
 `

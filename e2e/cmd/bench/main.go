@@ -40,6 +40,8 @@ type config struct {
 	RPCServers int           `default:"1" name:"rpc-servers" help:"How many rpc-servers run."`
 	Long       int           `default:"1000000" help:"Messages of a long chat; a thousandth of that are a short one's."`
 	Many       int           `default:"100000" help:"Chats that are many."`
+	Waiting    []int         `default:"5000,10000" help:"How many clients wait; of the first number, a fifth wait for their lists."`
+	Listed     []int         `default:"10,1000,10000" help:"How many chats a member has whose list is asked for."`
 	Settings   []string      `help:"More settings of both servers, as NAME=value, separated by commas."`
 	Base       string        `help:"Revision to compare this checkout with, side by side: it is built, too." xor:"base"`
 	BaseBin    string        `help:"Folder of the binaries to compare with, in place of a revision." xor:"base"`
