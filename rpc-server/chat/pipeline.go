@@ -14,13 +14,17 @@ import (
 	"github.com/cloudwego/gopkg/concurrency/gopool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
 	// maxCommands is the number of commands at which a pipeline takes no more.
 	maxCommands = 64
 	// maxApart is the most commands of a pipeline apart, each of which takes microseconds.
-	maxApart = 256
+	maxApart = 128
+	// apartAtATime is how many pipelines apart a caller has at a master: while Redis runs one,
+	// this process writes and reads the other.
+	apartAtATime = 2
 	// maxRedirects is how often a command follows a chat that moves between the masters
 	// of a Redis Cluster, and how often it is sent again after a connection broke or
 	// Redis did not know its script.
@@ -113,15 +117,21 @@ func (p *pipelines) runApart(ctx context.Context, commands []*command) []error {
 			byMaster[server] = append(byMaster[server], c)
 		}
 	}
-	var all sync.WaitGroup
+	var masters sync.WaitGroup
 	for server, commands := range byMaster {
-		all.Go(func() {
+		masters.Go(func() {
+			var pipelines errgroup.Group
+			pipelines.SetLimit(apartAtATime)
 			for some := range slices.Chunk(commands, maxApart) {
-				p.exec(ctx, server, false, some, maxRedirects)
+				pipelines.Go(func() error {
+					p.exec(ctx, server, false, some, maxRedirects)
+					return nil
+				})
 			}
+			pipelines.Wait()
 		})
 	}
-	all.Wait()
+	masters.Wait()
 	errs := make([]error, len(commands))
 	for i, c := range commands {
 		errs[i] = c.err
