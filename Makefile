@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run test check faults redis-cluster-test bench pgo token jmeter jmeter-test compose-test cluster-test vulncheck licenses lint generate
+.PHONY: help run test check faults redis-cluster-test bench pgo token page-test jmeter jmeter-test compose-test cluster-test vulncheck licenses lint generate
 
 # The module at the root has both servers. What ends in ./... there leaves out the folders
 # of other modules.
@@ -51,6 +51,13 @@ pgo: ## find out where the servers spend their time, for the compiler: write def
 token: SUB = jack
 token: ## print a token for trying, where AUTH_HMAC_SECRET_FILE is set: make -s token SECRET=FILE SUB=jack
 	@go run -C e2e ./cmd/token --secret-file='$(abspath $(SECRET))' --sub='$(SUB)'
+
+page-test: ## try the page at / in Chromium; with PICTURES=DIR, also take pictures of it there
+	@tools/install gcc=gcc,libc6-dev redis-server=redis-server:redis curl=curl
+	@command -v google-chrome >/dev/null || tools/install chromium=chromium
+	@echo 'building the test runner'
+	@go build -C tools/test -o ../../.bin/test .
+	@.bin/test -count=1 -timeout=8m 'e2e:-tags=page,-run=^TestPage_,-pictures=$(abspath $(PICTURES))'
 
 jmeter: HOST = localhost
 jmeter: PORT = 8080
@@ -117,7 +124,7 @@ $(MODULES:%=lint/%): lint/%:
 	$(call check,staticcheck,go tool -modfile='$(CURDIR)/tools/staticcheck/go.mod' staticcheck -tags=$(TAGS) $$(go list ./... | grep -v -e /internal/gen/ -e _gen))
 
 # In a variable, since a comma would end an argument of call.
-TAGS = jmeter,cluster,compose
+TAGS = jmeter,cluster,compose,page
 
 # Its makers mark it as deprecated after the package clause, where staticcheck does not look.
 DEPRECATED = kitex/pkg/remote/trans/netpollmux

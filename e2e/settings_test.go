@@ -43,12 +43,15 @@ func settingsOf(t *testing.T, server string) []setting {
 	require.Zero(t, status)
 	help = strings.Join(strings.Fields(help), " ")
 	var all []setting
-	for _, flag := range regexp.MustCompile(`--[a-z-]+(?:=(\S+))? (?:[^$-]|-[^-])*?\(\$([A-Z_]+)\)`).FindAllStringSubmatch(help, -1) {
-		fallback := strings.Trim(flag[1], `",.`)
+	for _, flag := range regexp.MustCompile(`--(\[no-\])?[a-z-]+(?:=(\S+))? (?:[^$-]|-[^-])*?\(\$([A-Z_]+)\)`).FindAllStringSubmatch(help, -1) {
+		fallback := strings.Trim(flag[2], `",.`)
 		if strings.ToUpper(fallback) == fallback && !strings.ContainsAny(fallback, "0123456789") {
 			fallback = "" // a placeholder
 		}
-		all = append(all, setting{flag[2], fallback})
+		if flag[1] != "" {
+			fallback = "true" // a switch that is on
+		}
+		all = append(all, setting{flag[3], fallback})
 	}
 	return all
 }

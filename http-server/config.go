@@ -33,6 +33,8 @@ type config struct {
 
 	CORSOrigins []string `name:"cors-origins" placeholder:"ORIGIN,..." help:"Origins whose pages may use the service in a browser, like https://example.com, separated by commas; * is every page. Default: none."`
 
+	Page bool `default:"true" negatable:"" help:"Serve the page for trying the service at /, to everybody; with PAGE=false there is none."`
+
 	RequestTimeout time.Duration `default:"1s" min:"1" help:"How long the answer to a request may take once it has arrived; each attempt at an rpc-server gets a third of it."`
 	MaxInFlight    int           `default:"1000" min:"1" help:"Most requests that are served at a time; more are refused."`
 	MaxBufferBytes int           `default:"67108864" help:"Most bytes of bodies and answers that are held at a time, not counting those of up to 16 KiB. At least 8 MiB and MAX_BODY_BYTES. For more, the connection that has been slow for longest is closed or, if none has for a second, the request refused."`

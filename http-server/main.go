@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	gw := gateway.New(gateway.Options{
 		Backend: rpcServers, Auth: auth, MaxBodyBytes: cfg.MaxBodyBytes, Buffers: edge.NewBuffers(cfg.MaxBufferBytes),
-		CORSOrigins: cfg.CORSOrigins, TLS: https != nil, Tracing: tracing,
+		CORSOrigins: cfg.CORSOrigins, TLS: https != nil, Tracing: tracing, Page: cfg.Page,
 		MaxWaiters: cfg.maxWaiters(), Stopping: ctx, LeaveWait: cfg.LeaveWait,
 	})
 	listener, err := net.Listen("tcp", cfg.Listen)

@@ -46,7 +46,7 @@ func TestSupply_ABuildSeesNothingButWhatTheServersAreMadeOf(t *testing.T) {
 			let = append(let, name)
 		}
 	}
-	assert.ElementsMatch(t, []string{"go.mod", "go.sum", "default.pgo", "http-server", "rpc-server", "internal"}, let)
+	assert.ElementsMatch(t, []string{"go.mod", "go.sum", "default.pgo", "docs.go", "README.md", "docs/im.postman_collection.json", "http-server", "rpc-server", "internal"}, let)
 }
 
 // TestSupply_EachModuleIsKeptUpToDate reads dependabot.yml.

@@ -20,6 +20,7 @@ import (
 
 	"im/http-server/backend"
 	"im/http-server/edge"
+	"im/http-server/gateway/page"
 	"im/internal/gen/api"
 	"im/internal/gen/rpc"
 )
@@ -48,6 +49,7 @@ type Options struct {
 	CORSOrigins  []string // whose pages may use the service; "*" is every page
 	TLS          bool     // whether clients speak TLS
 	Tracing      bool     // whether requests have spans
+	Page         bool     // whether the page for trying the service is at /
 	MaxWaiters   int      // requests whose answers are held back at a time
 	// Stopping ends when the server begins to stop: each answer is then the last of its
 	// connection. Those that are held back are given within LeaveWait, at random moments.
@@ -101,6 +103,11 @@ func (g *Gateway) Route(r *route.Engine) {
 	get("/api/pull", g.handle(g.pull))
 	get("/api/chats", g.handle(g.chats))
 	r.POST("/api/read", g.handle(g.read))
+	if g.Page {
+		for path, answer := range page.Routes {
+			get(path, answer)
+		}
+	}
 	r.NoRoute(notFound)
 	r.NoMethod(notAllowed(r))
 }
@@ -177,7 +184,7 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 	if err != nil {
 		return err
 	}
-	page := &api.PullResponse{
+	answer := &api.PullResponse{
 		Messages:   make([]*api.Message, len(resp.Messages)),
 		HasMore:    resp.GetHasMore(),
 		NextCursor: resp.GetNextCursor(),
@@ -185,10 +192,10 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 	}
 	messages := make([]api.Message, len(resp.Messages)) // at once: one by one they cost more
 	for i, m := range resp.Messages {
-		page.Messages[i] = &messages[i]
+		answer.Messages[i] = &messages[i]
 		copyMessage(&messages[i], m)
 	}
-	return g.answer(c, page)
+	return g.answer(c, answer)
 }
 
 func copyMessage(to *api.Message, m *rpc.Message) {

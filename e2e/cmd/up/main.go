@@ -105,6 +105,8 @@ im is running on http://%[1]s
 
 %[2]s
 The logs are in %[3]s. Ctrl-C stops everything.
+
+Try it: http://%[1]s/
 `
 
 func say(what string) { fmt.Println(what) }
