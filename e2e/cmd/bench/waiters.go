@@ -47,19 +47,22 @@ func (g generator) waiters(ctx context.Context, cfg config, o stack.Options) (st
 			o.Settings = append(append(o.Settings, "MAX_CONNECTIONS=20000"), settings...)
 		}
 	}
-	sides, stop, err := g.start(ctx, o, []system{
-		{name: "plain text", change: change()},
-		{name: "TLS", https: true, change: change("TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+key)},
-	})
+	plain := system{name: "plain text", change: change()}
+	secured := system{name: "TLS", https: true, change: change("TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+key)}
+	systems, stop, err := g.start(ctx, o, []system{plain, plain, secured, secured})
 	defer stop()
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
 	b.WriteString(waitersPreface)
-	for _, side := range sides {
+	for pair := range slices.Chunk(systems, 2) {
+		side, twin := pair[0], pair[1]
 		full, err := side.ask(loads[1], cfg.Duration) // also fills the chats
 		if err != nil {
+			return "", err
+		}
+		if _, err := twin.ask(loads[1], cfg.Duration); err != nil {
 			return "", err
 		}
 		row := fmt.Sprintf("| %s | 0 | %s | | | | | | |\n", side.name, side.idle(cfg.Duration))
@@ -69,14 +72,14 @@ func (g generator) waiters(ctx context.Context, cfg config, o stack.Options) (st
 			if side.https && i > 0 {
 				break // with their handshakes, they and who asks are too much for two cores
 			}
-			row, err := side.crowded(ctx, cfg, n, int(full.rate/8))
+			row, err := side.crowded(ctx, cfg, twin, n, int(full.rate/8))
 			if err != nil {
 				return "", err
 			}
 			b.WriteString(row)
 		}
 	}
-	delays, err := deliver(ctx, sides[0].stack, cfg.deliveries())
+	delays, err := deliver(ctx, systems[0].stack, cfg.deliveries())
 	if err != nil {
 		return "", err
 	}
@@ -87,9 +90,16 @@ func (g generator) waiters(ctx context.Context, cfg config, o stack.Options) (st
 // ofChats is what a client asks for that waits for news of a chat of its own.
 const ofChats = "/api/pull?chat=idle-a-{}:idle-b-{}&wait=50"
 
-// crowded returns the row of n clients that wait, beside which messages are sent.
-func (g generator) crowded(ctx context.Context, cfg config, n, sends int) (string, error) {
+// crowded returns the row of n clients that wait, beside which messages are sent, as they are to
+// a twin of the system, where nobody waits.
+func (g generator) crowded(ctx context.Context, cfg config, twin generator, n, sends int) (string, error) {
 	gateway := g.stack.Gateways[0]
+	if err := errors.Join(gateway.Stop(), gateway.Start(), gateway.Wait(ctx)); err != nil { // else it has the memory of those before
+		return "", err
+	}
+	if _, err := g.ask(loads[1], cfg.Duration); err != nil { // it warms up
+		return "", err
+	}
 	before := gateway.Memory()
 	crowd, err := g.gather(ctx, n, ofChats)
 	if err != nil {
@@ -98,37 +108,45 @@ func (g generator) crowded(ctx context.Context, cfg config, n, sends int) (strin
 	cpu := g.idle(cfg.Duration)
 	memory := gateway.Memory() - before
 
-	var gone time.Duration
-	var withs, withouts, ratios []float64
 	sender := client()
-	for range min(cfg.Rounds, 3) {
-		time.Sleep(cfg.Duration) // until what was before has come to its end
-		with, err := g.openAll(sender, "send", sends, besideRounds*cfg.Duration)
+	p99 := func(side generator) (float64, error) {
+		time.Sleep(cfg.Duration / 2) // until what was before has come to its end
+		m, err := side.openAll(sender, "send", sends, besideRounds*cfg.Duration)
 		if err != nil {
-			return "", err
+			return 0, err
 		}
-		left := time.Now()
-		if err := crowd.leave(); err != nil {
-			return "", err
-		}
-		if err := waitUntil(ctx, gateway, "http_waiters", 0); err != nil {
-			return "", err
-		}
-		gone = max(gone, time.Since(left))
-		time.Sleep(cfg.Duration)
-		without, err := g.openAll(sender, "send", sends, besideRounds*cfg.Duration)
-		if err != nil {
-			return "", err
-		}
-		withs, withouts = append(withs, millis(with.Latencies.P99)), append(withouts, millis(without.Latencies.P99))
-		ratios = append(ratios, withs[len(withs)-1]/withouts[len(withouts)-1])
-		if crowd, err = g.gather(ctx, n, ofChats); err != nil {
-			return "", err
-		}
+		return millis(m.Latencies.P99), nil
 	}
+	var withs, withouts, ratios []float64
+	for i := range min(cfg.Rounds, 3) + 1 {
+		sides := []generator{g, twin}
+		if i%2 == 1 {
+			slices.Reverse(sides)
+		}
+		first, err := p99(sides[0])
+		if err != nil {
+			return "", err
+		}
+		second, err := p99(sides[1])
+		if err != nil {
+			return "", err
+		}
+		if i == 0 {
+			continue // it warms up: the heap grows to what it needs
+		}
+		if i%2 == 1 {
+			first, second = second, first
+		}
+		withs, withouts, ratios = append(withs, first), append(withouts, second), append(ratios, first/second)
+	}
+	left := time.Now()
 	if err := crowd.leave(); err != nil {
 		return "", err
 	}
+	if err := waitUntil(ctx, gateway, "http_waiters", 0); err != nil {
+		return "", err
+	}
+	gone := time.Since(left)
 	spent := meter(g.processes())
 	if _, err := g.openAll(client(), "pull", n/4, cfg.Duration); err != nil {
 		return "", err
@@ -326,7 +344,8 @@ const waitersPreface = `
 Two gateways, two rpc-servers; each client waits at one of the gateways for news of a chat of its own, up to 50 seconds, again and again. CPU is that of both
 gateways, both rpc-servers and Redis together, of one core, over five rounds in which nothing is sent, and that of this gateway, an rpc-server and Redis alone; beside it, the CPU of as many clients that ask each
 second (four times that of a quarter of them: the machine has too few cores for all). Then messages are sent to other chats, without the clients and with them in turn, at an eighth of what the system takes at 64 connections, whether or not answers
-come (open loop): with batches that small, and who asks, that is half of the machine. The ratio is the median of those of three times, each of three rounds on end. Last, all clients leave at a time.
+come (open loop): with batches that small, and who asks, that is half of the machine. Without the clients means
+to a twin of the system, where nobody waits. The ratio is the median of those of three times, each of three rounds on end. Last, all clients leave at a time.
 
 | connections | clients | CPU, waiting | of three | CPU, asking each second | KiB of the gateway, each | sends/s | p99 of them, ms | ratio | seconds until none is left |
 |---|---|---|---|---|---|---|---|---|---|
