@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -48,7 +50,7 @@ type profile struct {
 	t    *testing.T
 	base string // URL of the gateway
 	ctx  context.Context
-	down bool // whether the gateway may be away
+	may  *regexp.Regexp // what may be said of requests; nil is nothing
 
 	mu    sync.Mutex
 	wrong []string // errors, as the windows' consoles have them
@@ -70,7 +72,7 @@ func newProfile(t *testing.T, base string) *profile {
 		defer p.mu.Unlock()
 		assert.Empty(t, p.wrong, "errors in the console")
 		for _, asked := range p.asked {
-			assert.True(t, strings.HasPrefix(asked, base+"/"), "another host is asked: %s", asked)
+			assert.True(t, strings.HasPrefix(asked, base+"/") || asked == "about:blank", "another host is asked: %s", asked)
 		}
 	})
 	return p
@@ -106,11 +108,15 @@ func (w *window) listen(event any) {
 	defer w.mu.Unlock()
 	switch e := event.(type) {
 	case *runtime.EventExceptionThrown:
-		w.wrong = append(w.wrong, fmt.Sprintf("%s %s", e.ExceptionDetails.Text, e.ExceptionDetails.Exception.Description))
+		text := e.ExceptionDetails.Text
+		if thrown := e.ExceptionDetails.Exception; thrown != nil {
+			text += " " + thrown.Description
+		}
+		w.wrong = append(w.wrong, text)
 	case *runtime.EventConsoleAPICalled:
 		w.wrong = append(w.wrong, fmt.Sprintf("console.%s", e.Type))
 	case *cdplog.EventEntryAdded:
-		if away := w.down && e.Entry.Source == cdplog.EntrySourceNetwork; !away {
+		if e.Entry.Source != cdplog.EntrySourceNetwork || w.may == nil || !w.may.MatchString(e.Entry.Text) {
 			w.wrong = append(w.wrong, fmt.Sprintf("%s %s: %s (%s)", e.Entry.Level, e.Entry.Source, e.Entry.Text, e.Entry.URL))
 		}
 	case *network.EventRequestWillBeSent:
@@ -118,11 +124,14 @@ func (w *window) listen(event any) {
 	}
 }
 
-// mayFail lets requests fail from now on.
-func (p *profile) mayFail() {
+// away is what is said of requests while a gateway is killed and comes back.
+const away = `net::ERR_(CONNECTION|EMPTY)|status of 50[34]`
+
+// mayFail lets requests fail from now on, if what is said of them matches.
+func (p *profile) mayFail(pattern string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.down = true
+	p.may = regexp.MustCompile(pattern)
 }
 
 // do acts in the window.
@@ -321,7 +330,7 @@ func TestPage_ScrollingBackRepeatsAndLosesNothing(t *testing.T) {
 func TestPage_AGatewayThatComesBackGetsEachMessageOnce(t *testing.T) {
 	s := start(t, nil)
 	p := newProfile(t, s.URL())
-	p.mayFail()
+	p.mayFail(away)
 	w, his := p.open(visit("jack", "marcus")), p.open(visit("marcus", "jack"))
 	w.until(`document.getElementById("state").textContent === "Connected"`)
 	var want []string
@@ -336,10 +345,14 @@ func TestPage_AGatewayThatComesBackGetsEachMessageOnce(t *testing.T) {
 		write(fmt.Sprintf("%d: still away", round))
 		w.until(`document.getElementById("state").textContent.includes("cannot be reached")`)
 		w.until(`[...document.querySelectorAll("#outbox .about")].at(-1).textContent === "sending"`)
-		require.NoError(t, s.Gateways[0].Start())
 		if round == 2 { // what is on its way outlives a reload
+			require.GreaterOrEqual(t, eval[int](w, `JSON.parse(sessionStorage.getItem("outbox")).length`), 2)
+			w.do(chromedp.Navigate("about:blank"))
+		}
+		require.NoError(t, s.Gateways[0].Start())
+		if round == 2 {
 			require.NoError(t, s.Gateways[0].Wait(t.Context()))
-			w.do(chromedp.Reload())
+			w.do(chromedp.Navigate(s.URL() + visit("jack", "marcus")))
 		}
 		w.has(len(want))
 		his.has(len(want))
@@ -406,9 +419,96 @@ func TestPage_ThreeWindowsOfOneBrowser(t *testing.T) {
 	windows[0].until(`document.querySelectorAll("#chats li").length === 2 && document.querySelector("#chats .unread").textContent === "1 unread"`)
 }
 
+func TestPage_WhoSignsInAnewLeavesNothingUnderWay(t *testing.T) {
+	s := start(t, nil)
+	p := newProfile(t, s.URL())
+	p.mayFail(away)
+	w := p.open(visit("jack", "marcus"))
+	w.until(`document.getElementById("state").textContent === "Connected"`)
+	s.Gateways[0].Kill()
+	w.write("of jack")
+	w.until(`document.getElementById("state").textContent.includes("cannot be reached")`)
+	signIn := func(name string) {
+		w.do(chromedp.SetValue(chromedp.CSS("#me"), name), chromedp.Click(chromedp.CSS("#who button")))
+	}
+	signIn("ana")
+	require.NoError(t, s.Gateways[0].Start())
+	w.until(`document.getElementById("state").textContent === "Connected"`)
+	time.Sleep(2 * time.Second) // longer than any pause between tries
+	assert.Equal(t, 1, eval[int](w, `[...document.querySelectorAll("#calls button")].filter((call) => call.textContent.includes("waiting")).length`), "one wait")
+	for _, chat := range []string{"jack:marcus", "ana:marcus"} {
+		assert.Empty(t, pullAll(t, s.URL(), chat))
+	}
+	signIn("jack")
+	w.has(1)
+	assert.Equal(t, "jack", pullAll(t, s.URL(), "jack:marcus")[0].Sender)
+
+	// Nor is anything of the one left to see.
+	send(t, s.URL(), "ops:jack", "for jack", "ops")
+	w.until(`document.querySelector("#chats .unread")?.textContent === "1 unread"`)
+	w.do(chromedp.SendKeys(chromedp.CSS("#text"), "a draft"))
+	w.run(`history.replaceState(null, "", "/?me=jack&with=jack")`)
+	signIn("marcus") // and his chat with jack is open
+	w.has(1)
+	w.until(`document.querySelectorAll("#chats li").length === 1`)
+	assert.Empty(t, eval[string](w, `document.getElementById("text").value`))
+	w.run(`history.pushState(null, "", "/"); window.dispatchEvent(new PopStateEvent("popstate"))`)
+	for _, id := range []string{"scroll", "compose", "chat-head", "start"} {
+		assert.False(t, eval[bool](w, fmt.Sprintf(`document.getElementById(%q).checkVisibility()`, id)), id)
+	}
+	assert.Equal(t, "im", eval[string](w, "document.title"))
+	assert.Zero(t, eval[int](w, `document.querySelectorAll("#chats li").length`))
+}
+
+func TestPage_UnreadIsEachMembersOwn(t *testing.T) {
+	p := newProfile(t, shared.URL())
+	jack, marcus := people(t)
+	fill(t, shared.URL(), jack, marcus, 6)
+	send(t, shared.URL(), jack+":"+marcus, "the last one", jack)
+	w := p.open(visit(jack, marcus))
+	w.has(7)
+	w.until(`[...document.querySelectorAll("#calls button")].some((call) => call.textContent.includes("read") && call.querySelector(".good"))`)
+	w.run(`history.replaceState(null, "", "/")`)
+	w.do(chromedp.SetValue(chromedp.CSS("#me"), marcus), chromedp.Click(chromedp.CSS("#who button")))
+	w.until(`document.querySelector("#chats .unread")?.textContent === "1 unread"`)
+}
+
+func TestPage_AChatThatWentBackIsShownAnew(t *testing.T) {
+	s := start(t, func(o *stack.Options) { o.Topology = stack.Single })
+	p := newProfile(t, s.URL())
+	fill(t, s.URL(), "jack", "marcus", 300)
+	w := p.open(visit("jack", "marcus"))
+	w.until(`document.querySelectorAll("#log li").length >= 50`)
+	_, port, err := net.SplitHostPort(s.Redis[0].Addr)
+	require.NoError(t, err)
+	out, err := exec.Command("redis-cli", "-p", port, "flushall").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	w.run(`document.getElementById("scroll").scrollTop = 0`) // what is older is not there any more
+	w.has(0)
+	fill(t, s.URL(), "jack", "marcus", 3)
+	w.has(3)
+	assert.Equal(t, messages(3), w.texts())
+}
+
+func TestPage_MoreChatsThanAPage(t *testing.T) {
+	p := newProfile(t, shared.URL())
+	jack, _ := people(t)
+	const n = 130
+	for i := range n {
+		send(t, shared.URL(), fmt.Sprintf("%s:friend-%d", jack, i), "hello", jack)
+	}
+	w := p.open("/?" + url.Values{"me": {jack}}.Encode())
+	w.until(`document.querySelectorAll("#chats li").length === 100`)
+	w.do(chromedp.Click(chromedp.CSS("#more-chats")))
+	w.until(fmt.Sprintf(`document.querySelectorAll("#chats li").length === %d && document.getElementById("more-chats").hidden`, n))
+	assert.Empty(t, eval[string](w, `document.getElementById("news").textContent`), "what is old is not read aloud")
+	send(t, shared.URL(), jack+":friend-0", "news", "friend-0")
+	w.until(fmt.Sprintf(`document.querySelector("#chats .who").textContent === "friend-0" && document.querySelectorAll("#chats li").length === %d`, n))
+}
+
 func TestPage_ASendThatIsRefusedSaysWhy(t *testing.T) {
 	p := newProfile(t, shared.URL())
-	p.mayFail()
+	p.mayFail("status of 400")
 	jack, marcus := people(t)
 	w := p.open(visit(jack, marcus))
 	w.until(`document.getElementById("state").textContent === "Connected"`)
@@ -429,11 +529,11 @@ func TestPage_WithTokens(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte(secret), 0o600))
 	s := start(t, func(o *stack.Options) { o.Settings = append(o.Settings, "AUTH_HMAC_SECRET_FILE="+file) })
 	p := newProfile(t, s.URL())
-	p.mayFail() // 401
+	p.mayFail("status of 40[13]")
 	token := tokenOf(t, "jack", secret)
 
-	w := p.open("/?me=jack")
-	w.until(`document.getElementById("problem").textContent.startsWith("401: ")`)
+	w := p.open("/?me=jack", chromedp.EmulateViewport(360, 740))
+	w.until(`document.getElementById("problem").textContent.startsWith("401: ") && document.getElementById("problem").checkVisibility()`)
 	w.do(chromedp.SendKeys(chromedp.CSS("#token"), token+kb.Enter))
 	w.until(`document.getElementById("state").textContent === "Connected"`)
 	w.do(chromedp.SendKeys(chromedp.CSS("#with"), "marcus"+kb.Enter))
@@ -500,7 +600,7 @@ func TestPage_TheConsoleHasCurlLinesThatWork(t *testing.T) {
 	} {
 		t.Run(c.call, func(t *testing.T) {
 			w.t = t
-			choose := fmt.Sprintf(`[...document.querySelectorAll("#calls button")].find((call) => call.textContent.startsWith(%q) && call.textContent.includes("200"))`, c.call)
+			choose := fmt.Sprintf(`[...document.querySelectorAll("#calls button")].find((call) => call.textContent.startsWith(%q) && call.querySelector(".good"))`, c.call)
 			w.until(`!!` + choose)
 			w.run(choose + ".click()")
 			w.until(`document.querySelector("#calls [aria-pressed=true]").textContent.startsWith("` + c.call + `")`)

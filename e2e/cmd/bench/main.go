@@ -370,11 +370,10 @@ func meter(processes []*stack.Process) func(requests float64) map[string]time.Du
 	}
 }
 
-// client returns an HTTP client for open. It keeps as many connections as it opens: one
-// that has to open a new one for each request once it is behind stays behind, and measures
-// that.
+// client returns an HTTP client for open, with as many connections as wrk has, which it keeps:
+// one that opens more while it is behind stays behind, and measures that.
 func client() *http.Client {
-	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, MaxConnsPerHost: 64, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 }
 
 // open asks at a fixed rate, whether or not answers come: latency means something

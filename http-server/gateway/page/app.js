@@ -3,15 +3,16 @@
 
 const $ = (id) => document.getElementById(id);
 const pageSize = 50, largestPage = 1000, listSize = 100, longestWait = 50; // seconds
-const callsKept = 40;
+const callsKept = 40, longestAnswer = 1 << 18;
 
 let me = '', token = ''; // the token is kept nowhere else
 let session = new AbortController(); // ends when another member signs in
 let chats = []; // as the service listed them
-let listPages = 1;
+let listPages = 1, nextChats = 0; // how much of the list is shown, and the cursor of what is not
 let chat = null; // the open one
 let following = true; // whether its end is on the screen
 const marks = new Map(); // by room: how far it is read, as the service last said
+const drafts = new Map(); // by member and room: what is not sent yet
 let outbox = JSON.parse(sessionStorage.getItem('outbox') ?? '[]'); // sends without an answer, for a reload
 
 const element = (tag, properties, ...children) => {
@@ -24,6 +25,8 @@ const query = (fields) => new URLSearchParams(Object.entries(fields).filter(([, 
 const fold = (name) => Array.from(name, (c) => (c.toLowerCase().toUpperCase() === c ? c.toLowerCase() : c)).join('');
 const same = (a, b) => fold(a) === fold(b);
 const roomOf = (name) => [fold(me), fold(name)].sort().join(':');
+// listed has the rooms of a list as roomOf writes them: the service sorts by bytes, which is another order at times.
+const listed = (chats) => chats.map((c) => ({ ...c, chat: c.chat.split(':').sort().join(':') }));
 const partnerOf = (room) => room.split(':').find((name) => !same(name, me)) ?? room.split(':')[0];
 const timeOf = (seconds) => {
 	const at = new Date(1000 * seconds);
@@ -52,7 +55,7 @@ async function call(method, path, { body, key, seconds = 0 } = {}) {
 	const { signal } = session;
 	let response, text;
 	try {
-		response = await fetch(path, { ...request, signal: AbortSignal.any([signal, AbortSignal.timeout(1000 * (seconds + 10))]) });
+		response = await fetch(path, { ...request, signal: AbortSignal.any([signal, AbortSignal.timeout(1000 * (seconds + 30))]) });
 		text = await response.text();
 	} catch (error) {
 		ended(signal.aborted ? 'left' : 'failed', String(error));
@@ -63,9 +66,9 @@ async function call(method, path, { body, key, seconds = 0 } = {}) {
 	try {
 		answer = JSON.parse(text || '{}');
 	} catch {
-		throw new Problem(`The answer is not im’s: ${response.status} ${response.statusText}`, response.status || 500);
+		throw new Problem(`The answer is not im’s: ${response.status} ${response.statusText}`, response.status);
 	}
-	if (!response.ok) throw new Problem(`${response.status}: ${answer.detail}`, response.status, Number(response.headers.get('Retry-After')));
+	if (!response.ok) throw new Problem(`${response.status}: ${answer.detail}`, response.status, Number(response.headers.get('Retry-After')) || 0);
 	return answer;
 }
 
@@ -88,11 +91,16 @@ async function persist(attempt) {
 	}
 }
 
-const pause = (milliseconds, signal) => new Promise((resolve) => {
-	setTimeout(resolve, milliseconds);
-	signal.addEventListener('abort', resolve, { once: true });
-	window.addEventListener('online', resolve, { once: true });
-});
+async function pause(milliseconds, signal) {
+	const over = new AbortController();
+	await new Promise((resolve) => {
+		setTimeout(resolve, milliseconds);
+		signal.addEventListener('abort', resolve, { signal: over.signal });
+		window.addEventListener('online', resolve, { signal: over.signal });
+	});
+	over.abort();
+	signal.throwIfAborted();
+}
 
 function say(text, kind) {
 	if ($('state').textContent !== text) $('state').textContent = text; // else it is read aloud again
@@ -111,14 +119,14 @@ function complain(error) {
 
 const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
-function curlOf({ method, path, headers, body, seconds }) {
+function curlOf({ path, headers, body, seconds }) {
 	const parts = ['curl'];
 	if (seconds) parts.push(`--max-time ${seconds + 10}`);
 	if (headers.Authorization) parts.push('-H "Authorization: Bearer $TOKEN"');
 	if (headers['Idempotency-Key']) parts.push(`-H ${quote(`Idempotency-Key: ${headers['Idempotency-Key']}`)}`);
 	if (body) parts.push(`-d ${quote(body)}`);
 	parts.push(quote(location.origin + path));
-	return (method === 'GET' || body ? parts : [...parts, `-X ${method}`]).join(' ');
+	return parts.join(' ');
 }
 
 let chosen = null; // the call that the panel shows; without one it shows the latest
@@ -130,7 +138,7 @@ function show(request) {
 	const took = element('span', { className: 'took' });
 	const button = element('button', { type: 'button', ariaPressed: 'false' },
 		element('span', { textContent: request.method }), element('span', { className: 'path', textContent: request.path, title: request.path }), status, took);
-	const entry = { curl: curlOf(request), answer: '' };
+	const entry = { curl: curlOf(request), answer: '(none yet)' };
 	button.onclick = () => {
 		$('calls').querySelector('[aria-pressed=true]')?.setAttribute('aria-pressed', 'false');
 		chosen = chosen === entry ? null : entry;
@@ -138,12 +146,15 @@ function show(request) {
 		detail(entry);
 	};
 	$('calls').prepend(element('li', {}, button));
-	while ($('calls').children.length > callsKept) $('calls').lastChild.remove();
+	while ($('calls').children.length > callsKept) {
+		if ($('calls').lastChild.firstChild.ariaPressed === 'true') chosen = null;
+		$('calls').lastChild.remove();
+	}
 	return (ending, text) => {
 		status.textContent = ending;
 		status.className = ending >= 200 && ending < 300 ? 'good' : 'bad';
 		took.textContent = `${Math.round(performance.now() - began)} ms`;
-		entry.answer = text;
+		entry.answer = text.length > longestAnswer ? `${text.slice(0, longestAnswer)} …` : text;
 		if (chosen === entry || !chosen) detail(entry);
 	};
 }
@@ -171,71 +182,87 @@ $('copy').onclick = async () => {
 // --- The list of chats
 
 async function followList() {
+	const { signal } = session;
 	for (let total = 0, first = true; ; first = false) {
 		const began = performance.now();
 		const answer = await persist((tries) => { // after a failure at once, to know that it is over
 			const seconds = first || tries ? 0 : longestWait;
 			return call('GET', `/api/chats?${query({ member: me, limit: listSize, total, wait: seconds })}`, { seconds });
 		});
-		const moved = answer.total !== total;
+		const moved = answer.total !== total, back = answer.total < total;
 		total = answer.total;
-		chats = answer.chats;
-		let page = answer;
-		for (let n = 1; n < listPages && page.has_more; n++) {
-			page = await persist(() => call('GET', `/api/chats?${query({ member: me, limit: listSize, cursor: page.next_cursor })}`));
-			const known = new Set(chats.map((c) => c.chat)); // a chat that moved meanwhile is there already
-			chats.push(...page.chats.filter((c) => !known.has(c.chat)));
-		}
-		$('more-chats').hidden = !page.has_more;
-		tellOfOthers();
+		if (back) marks.clear();
+		const list = listed(answer.chats);
+		let next = answer.has_more && answer.next_cursor;
+		for (let n = 1; n < listPages && next; n++) next = await addPage(list, next);
+		[chats, nextChats] = [list, next];
+		if (!first) tellOfOthers();
+		for (const { chat: room, total } of chats) totals.set(room, total);
 		showList();
+		$('no-chats').hidden = chats.length > 0;
 		const open = chat && chats.find((c) => c.chat === chat.room);
-		if (open && open.total !== chat.end) pullNews(chat).catch(complain);
-		if (!moved && !first && performance.now() - began < 1000) await pause(1000, session.signal); // nothing to wait for
+		if (chat && (open ? open.total !== chat.end : back)) pullNews(chat).catch(complain);
+		if (!moved && !first && performance.now() - began < 1000) await pause(1000, signal); // nothing to wait for
 	}
+}
+
+// addPage adds a page to a list, and returns the cursor of the next one. A chat that moved
+// meanwhile is there already.
+async function addPage(list, cursor) {
+	const page = await persist(() => call('GET', `/api/chats?${query({ member: me, limit: listSize, cursor })}`));
+	const known = new Set(list.map((c) => c.chat));
+	for (const c of listed(page.chats)) {
+		if (!known.has(c.chat)) list.push(c);
+		if (!totals.has(c.chat)) totals.set(c.chat, c.total); // it is no news
+	}
+	return page.has_more && page.next_cursor;
 }
 
 $('more-chats').onclick = async () => {
 	listPages++;
-	session.abort(); // the wait, to ask anew
-	signIn();
+	try {
+		nextChats = await addPage(chats, nextChats);
+		showList();
+	} catch (error) {
+		complain(error);
+	}
 };
 
 function showList() {
-	const shown = new Map([...$('chats').children].map((item) => [item.dataset.room, item]));
-	const focused = document.activeElement;
-	$('chats').replaceChildren(...chats.map((listed) => {
-		const name = partnerOf(listed.chat);
-		const item = shown.get(listed.chat) ?? element('li', {}, element('a'));
-		item.dataset.room = listed.chat;
-		const link = item.firstChild;
-		link.href = `/?${query({ me, with: name })}`;
-		if (chat?.room === listed.chat) link.setAttribute('aria-current', 'true');
-		else link.removeAttribute('aria-current');
-		const unread = unreadOf(listed);
-		link.replaceChildren(
-			element('span', { className: 'who', textContent: name }), timeOf(listed.last.send_time),
-			element('span', { className: 'last', textContent: `${same(listed.last.sender, me) ? 'You: ' : ''}${listed.last.text.slice(0, 200)}` }),
-			...(unread ? [element('span', { className: 'unread' }, unread < 100 ? `${unread}` : '99+', element('span', { className: 'unseen', textContent: ' unread' }))] : []));
-		return item;
-	}));
+	const list = $('chats'), focused = document.activeElement;
+	const shown = new Map([...list.children].map((item) => [item.dataset.room, item]));
+	chats.forEach((c, i) => {
+		const name = partnerOf(c.chat), unread = unreadOf(c), shows = JSON.stringify([unread, c.last]);
+		const item = shown.get(c.chat) ?? element('li', {}, element('a', { href: `/?${query({ me, with: name })}` }));
+		shown.delete(c.chat);
+		item.dataset.room = c.chat;
+		item.firstChild.ariaCurrent = chat?.room === c.chat ? 'true' : null;
+		if (item.shows !== shows) {
+			item.shows = shows;
+			item.firstChild.replaceChildren(
+				element('span', { className: 'who', textContent: name }), timeOf(c.last.send_time),
+				element('span', { className: 'last', textContent: `${same(c.last.sender, me) ? 'You: ' : ''}${c.last.text.slice(0, 200)}` }),
+				...(unread ? [element('span', { className: 'unread' }, unread < 100 ? `${unread}` : '99+', element('span', { className: 'unseen', textContent: ' unread' }))] : []));
+		}
+		if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null);
+	});
+	for (const item of shown.values()) item.remove();
 	if (focused !== document.activeElement) focused.focus({ preventScroll: true }); // it was moved
-	$('no-chats').hidden = chats.length > 0;
-	const unread = chats.reduce((sum, listed) => sum + unreadOf(listed), 0);
-	document.title = `${unread ? `(${unread}) ` : ''}${me} – im`;
+	$('more-chats').hidden = !nextChats;
+	const unread = chats.reduce((sum, c) => sum + unreadOf(c), 0);
+	document.title = me ? `${unread ? `(${unread}) ` : ''}${me} – im` : 'im';
 }
 
 // unreadOf is the count of a listed chat, unless it was read after it was counted.
-const unreadOf = (listed) => (marks.get(listed.chat) >= listed.total ? 0 : listed.unread);
+const unreadOf = (c) => (marks.get(c.chat) >= c.total ? 0 : c.unread);
 
-const totals = new Map(); // by room, as tellOfOthers last saw them
+const totals = new Map(); // by room, as last listed
 
 // tellOfOthers reads aloud what came in chats that are not open.
 function tellOfOthers() {
 	for (const { chat: room, total, last } of chats) {
-		if (totals.size && total > (totals.get(room) ?? 0) && chat?.room !== room && !same(last.sender, me)) tell(`${last.sender}: ${last.text}`);
+		if (total > (totals.get(room) ?? 0) && chat?.room !== room && !same(last.sender, me)) tell(`${last.sender}: ${last.text}`);
 	}
-	for (const { chat: room, total } of chats) totals.set(room, total);
 }
 
 function tell(news) {
@@ -246,11 +273,13 @@ function tell(news) {
 // --- The open chat: the messages from position begin up to end
 
 function openChat(name) {
+	leave();
 	chat = { name, room: roomOf(name), begin: 0, end: 0, pin: 0, mark: 0 };
 	$('log').replaceChildren();
 	$('problem').hidden = true;
 	for (const id of ['chat-head', 'scroll', 'compose']) $(id).hidden = false;
 	for (const id of ['intro', 'newest', 'beginning']) $(id).hidden = true;
+	$('text').value = drafts.get(`${me} ${chat.room}`) ?? '';
 	$('chat-title').textContent = name;
 	$('back').href = `/?${query({ me })}`;
 	$('other').href = `/?${query({ me: name, with: me })}`;
@@ -263,7 +292,17 @@ function openChat(name) {
 	return chat.loaded;
 }
 
-const pull = (opened, fields) => persist(() => call('GET', `/api/pull?${query({ chat: `${me}:${opened.name}`, ...fields })}`));
+function leave() {
+	if (chat) drafts.set(`${me} ${chat.room}`, $('text').value);
+	chat = null;
+}
+
+// inChat makes a call of the open chat, which is not tried again once the chat was left.
+const inChat = (opened, ...request) => persist(() => {
+	if (opened !== chat) throw new DOMException('the chat was left', 'AbortError');
+	return call(...request);
+});
+const pull = (opened, fields) => inChat(opened, 'GET', `/api/pull?${query({ chat: `${me}:${opened.name}`, ...fields })}`);
 
 async function loadNewest(opened) {
 	const page = await pull(opened, { limit: pageSize, reverse: true });
@@ -272,8 +311,8 @@ async function loadNewest(opened) {
 	opened.begin = page.total - page.next_cursor;
 	$('log').append(...page.messages.reverse().map(itemOf));
 	$('beginning').hidden = opened.begin > 0;
-	await restorePlace(opened);
-	if (opened === chat) showEnd();
+	const restored = await restorePlace(opened);
+	if (opened === chat) (restored ? scrolled : showEnd)();
 }
 
 const itemOf = (message) => {
@@ -297,6 +336,7 @@ async function loadOlder(opened, limit = pageSize) {
 	try {
 		const page = await pull(opened, { limit, reverse: true, cursor: opened.pin - opened.begin, total: opened.pin });
 		if (opened !== chat) return;
+		if (page.total !== opened.pin) return await openChat(opened.name); // the chat went back
 		const fromEnd = $('scroll').scrollHeight - $('scroll').scrollTop;
 		opened.begin = opened.pin - page.next_cursor;
 		$('log').prepend(...page.messages.reverse().map(itemOf));
@@ -334,7 +374,7 @@ function pullNews(opened) {
 }
 
 function append(opened, messages) {
-	const follow = atEnd();
+	const follow = following;
 	opened.end += messages.length;
 	$('log').append(...messages.map(itemOf));
 	for (const { sender, text } of messages) {
@@ -350,8 +390,7 @@ function append(opened, messages) {
 const atEnd = () => $('scroll').scrollHeight - $('scroll').scrollTop - $('scroll').clientHeight < 40;
 
 function showEnd() {
-	if (!chat.place) $('scroll').scrollTop = $('scroll').scrollHeight;
-	delete chat.place;
+	$('scroll').scrollTop = $('scroll').scrollHeight;
 	scrolled();
 }
 
@@ -370,12 +409,12 @@ new ResizeObserver(() => { if (chat && following) showEnd(); }).observe($('scrol
 
 // markRead says that the chat is read, while its end is on the screen.
 async function markRead(opened) {
-	if (document.hidden || !atEnd() || opened.marking) return;
+	if (opened.marking) return;
 	opened.marking = true;
 	try {
-		while (opened === chat && opened.mark < opened.end) {
+		while (opened === chat && opened.mark < opened.end && !document.hidden && atEnd()) {
 			opened.mark = opened.end;
-			const answer = await persist(() => call('POST', '/api/read', { body: { chat: `${me}:${opened.name}`, member: me, read: opened.mark } }));
+			const answer = await inChat(opened, 'POST', '/api/read', { body: { chat: `${me}:${opened.name}`, member: me, read: opened.mark } });
 			marks.set(opened.room, answer.read);
 			showList();
 		}
@@ -386,21 +425,21 @@ async function markRead(opened) {
 
 // The place that a reload keeps is the first message on the screen.
 window.onpagehide = () => {
-	if (!chat || atEnd()) return sessionStorage.removeItem('place');
-	const top = $('scroll').getBoundingClientRect().top;
-	const items = [...$('log').children];
-	const index = Math.max(0, items.findIndex((item) => item.getBoundingClientRect().bottom > top));
+	const top = $('scroll').getBoundingClientRect().top, items = [...$('log').children];
+	if (!chat || !items.length) return;
+	const index = items.findIndex((item) => item.getBoundingClientRect().bottom > top);
+	if (atEnd() || index < 0) return sessionStorage.removeItem('place');
 	sessionStorage.setItem('place', JSON.stringify({ me, room: chat.room, position: chat.begin + index, offset: top - items[index].getBoundingClientRect().top }));
 };
 
 async function restorePlace(opened) {
 	const place = JSON.parse(sessionStorage.getItem('place') ?? 'null');
 	sessionStorage.removeItem('place');
-	if (place?.me !== me || place.room !== opened.room || place.position >= opened.end) return;
+	if (place?.me !== me || place.room !== opened.room || place.position >= opened.end) return false;
 	while (opened === chat && opened.begin > place.position) await loadOlder(opened, Math.min(largestPage, opened.begin - place.position + pageSize));
-	if (opened !== chat) return;
-	opened.place = true;
+	if (opened !== chat) return false;
 	$('scroll').scrollTop += $('log').children[place.position - opened.begin].getBoundingClientRect().top - $('scroll').getBoundingClientRect().top + place.offset;
+	return true;
 }
 
 // --- Sending: one at a time, in order, each with a key of its own until it is answered
@@ -412,35 +451,35 @@ $('compose').onsubmit = (event) => {
 	$('text').value = '';
 	showOutbox();
 	showEnd();
-	deliver();
+	deliver(chat.room);
 };
 $('text').onkeydown = (event) => {
-	if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+	if (event.key !== 'Enter' || event.shiftKey || event.isComposing || event.keyCode === 229) /* an input method's */ return;
 	event.preventDefault();
 	$('compose').requestSubmit();
 };
 
-let delivering = null; // the session in which sends are under way
+let delivering = new Set(); // rooms to which sends are under way in this session
 
-async function deliver() {
-	const own = session;
-	if (delivering === own) return;
-	delivering = own;
-	for (let m; (m = outbox.find((m) => m.me === me && m.state === 'sending'));) {
+async function deliver(room) {
+	const { signal } = session, own = delivering;
+	if (own.has(room)) return;
+	own.add(room);
+	for (let m; (m = outbox.find((m) => m.me === me && m.room === room && m.state === 'sending'));) {
 		try {
 			await persist(() => call('POST', '/api/send', { body: { chat: `${me}:${m.name}`, text: m.text, sender: me }, key: m.key }));
 			m.state = 'sent';
 			const stored = chat?.room === m.room ? pullNews(chat) : Promise.resolve();
 			stored.catch(complain).finally(() => { outbox = outbox.filter((other) => other !== m); showOutbox(); });
 		} catch (error) {
-			if (own.signal.aborted) return;
+			if (signal.aborted) return;
 			if (!(error instanceof Problem)) throw error;
-			Object.assign(m, { state: 'failed', why: error.message });
+			Object.assign(m, { state: 'failed', arrived: false, why: error.message });
 			tell(`Not sent. ${error.message}`);
 		}
 		showOutbox();
 	}
-	delivering = null;
+	own.delete(room);
 }
 
 function showOutbox() {
@@ -451,11 +490,12 @@ function showOutbox() {
 		const item = element('li', { className: `own ${m.state}` }, element('p', { className: 'about', textContent: m.state === 'failed' ? `Failed. ${m.why}` : m.state }), textOf(m.text));
 		if (m.state === 'failed') {
 			item.append(
-				element('button', { type: 'button', textContent: 'Send again', onclick: () => { m.state = 'sending'; showOutbox(); deliver(); } }),
-				element('button', { type: 'button', textContent: 'Discard', onclick: () => { outbox = outbox.filter((other) => other !== m); showOutbox(); } }));
+				element('button', { type: 'button', textContent: 'Send again', onclick: () => { m.state = 'sending'; showOutbox(); $('text').focus(); deliver(m.room); } }),
+				element('button', { type: 'button', textContent: 'Discard', onclick: () => { outbox = outbox.filter((other) => other !== m); showOutbox(); $('text').focus(); } }));
 		}
 		return item;
 	}));
+	if (chat && following) $('scroll').scrollTop = $('scroll').scrollHeight;
 }
 
 // --- Who one is, and which chat is open: the address says both
@@ -483,17 +523,17 @@ window.onpopstate = () => visit();
 function go(address) {
 	history.pushState(null, '', address);
 	visit();
-	if (chat) (matchMedia('(pointer: coarse)').matches ? $('chat-title') : $('text')).focus(); // a keyboard would rise on the screen
+	(!chat ? $('chats-title') : matchMedia('(pointer: coarse)').matches ? $('chat-title') : $('text')).focus(); // there a keyboard would rise
 }
 
 // visit opens what the address says.
 function visit() {
 	const address = new URLSearchParams(location.search);
 	if ((address.get('me') ?? '') !== me) return signIn();
-	const name = address.get('with');
+	const name = me && address.get('with');
 	if (name && chat?.room !== roomOf(name)) openChat(name).catch(complain);
 	if (name) return;
-	chat = null;
+	leave();
 	document.body.classList.remove('open');
 	for (const id of ['chat-head', 'scroll', 'compose', 'newest', 'problem']) $(id).hidden = true;
 	showList();
@@ -501,24 +541,26 @@ function visit() {
 
 function signIn() {
 	session.abort();
-	session = new AbortController();
+	[session, delivering] = [new AbortController(), new Set()];
+	leave();
 	const address = new URLSearchParams(location.search);
-	if (me !== (address.get('me') ?? '')) [chats, listPages] = [[], 1];
+	if (me !== (address.get('me') ?? '')) [chats, listPages, nextChats] = [[], 1, 0];
 	me = address.get('me') ?? '';
 	$('me').value = me;
-	chat = null;
 	totals.clear();
-	$('problem').hidden = true;
+	marks.clear();
+	$('problem').hidden = $('no-chats').hidden = true;
 	document.body.classList.toggle('signed-in', me !== '');
 	$('start').hidden = $('intro').hidden = false;
 	if (!me) {
 		$('start').hidden = true;
 		say('', '');
+		visit();
 		return $('me').focus();
 	}
 	say('Connecting …', '');
 	visit();
-	deliver();
+	for (const m of outbox) if (m.me === me) deliver(m.room);
 	followList().catch((error) => {
 		complain(error);
 		if (error instanceof Problem) say('Not connected', 'bad');
