@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -622,7 +623,7 @@ func TestPage_TheConsoleHasCurlLinesThatWork(t *testing.T) {
 				var page, said map[string]any
 				require.NoError(t, json.Unmarshal(out, &page), "%s", out)
 				require.NoError(t, json.Unmarshal([]byte(shown), &said), "%s", shown)
-				assert.ElementsMatch(t, keys(said), keys(page))
+				assert.ElementsMatch(t, slices.Collect(maps.Keys(said)), slices.Collect(maps.Keys(page)))
 				assert.Contains(t, shown, "\n  \"total\": ", "pretty-printed")
 			}
 			w.run(`document.querySelector("#calls [aria-pressed=true]").click()`)
@@ -638,13 +639,6 @@ func TestPage_TheConsoleHasCurlLinesThatWork(t *testing.T) {
 		resp.Body.Close()
 		assert.Equal(t, http.StatusOK, resp.StatusCode, link)
 	}
-}
-
-func keys(m map[string]any) (names []string) {
-	for name := range m {
-		names = append(names, name)
-	}
-	return names
 }
 
 func TestPage_WorksByKeyboardAlone(t *testing.T) {

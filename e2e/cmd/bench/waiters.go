@@ -118,26 +118,18 @@ func (g generator) crowded(ctx context.Context, cfg config, twin generator, n, s
 		return millis(m.Latencies.P99), nil
 	}
 	var withs, withouts, ratios []float64
+	sides := [...]generator{g, twin}
 	for i := range min(cfg.Rounds, 3) + 1 {
-		sides := []generator{g, twin}
-		if i%2 == 1 {
-			slices.Reverse(sides)
-		}
-		first, err := p99(sides[0])
-		if err != nil {
-			return "", err
-		}
-		second, err := p99(sides[1])
-		if err != nil {
-			return "", err
+		var times [len(sides)]float64
+		for _, side := range [...]int{i % 2, 1 - i%2} { // the one, then the other is first
+			if times[side], err = p99(sides[side]); err != nil {
+				return "", err
+			}
 		}
 		if i == 0 {
 			continue // it warms up: the heap grows to what it needs
 		}
-		if i%2 == 1 {
-			first, second = second, first
-		}
-		withs, withouts, ratios = append(withs, first), append(withouts, second), append(ratios, first/second)
+		withs, withouts, ratios = append(withs, times[0]), append(withouts, times[1]), append(ratios, times[0]/times[1])
 	}
 	left := time.Now()
 	if err := crowd.leave(); err != nil {

@@ -4,7 +4,7 @@ package page
 import (
 	"context"
 	"crypto/sha256"
-	"embed"
+	_ "embed"
 	"encoding/base64"
 	"net/http"
 	"strings"
@@ -14,29 +14,29 @@ import (
 	"im"
 )
 
-//go:embed index.html app.css app.js icon.svg
-var files embed.FS
+var (
+	//go:embed index.html
+	index []byte
+	//go:embed app.css
+	style []byte
+	//go:embed app.js
+	script []byte
+	//go:embed icon.svg
+	icon []byte
+)
 
 // policy lets the page use what the gateway serves, and nothing else.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // Routes has what answers each path of the page, and of the documents that it links to.
 var Routes = map[string]app.HandlerFunc{
-	"/":         serve("text/html; charset=utf-8", file("index.html")),
-	"/app.css":  serve("text/css; charset=utf-8", file("app.css")),
-	"/app.js":   serve("text/javascript; charset=utf-8", file("app.js")),
-	"/icon.svg": serve("image/svg+xml", file("icon.svg")),
+	"/":         serve("text/html; charset=utf-8", index),
+	"/app.css":  serve("text/css; charset=utf-8", style),
+	"/app.js":   serve("text/javascript; charset=utf-8", script),
+	"/icon.svg": serve("image/svg+xml", icon),
 	// As plain text browsers show it, where they would save text/markdown.
 	"/README.md":                  serve("text/plain; charset=utf-8", im.README),
 	"/im.postman_collection.json": serve("application/json", im.Postman),
-}
-
-func file(name string) []byte {
-	content, err := files.ReadFile(name)
-	if err != nil {
-		panic(err) // it is embedded above
-	}
-	return content
 }
 
 // serve answers with content. A browser that has it already is told so by its entity tag (RFC 9110, 8.8.3).
