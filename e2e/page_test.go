@@ -299,6 +299,30 @@ func TestPage_AReloadKeepsThePlace(t *testing.T) {
 	assert.Equal(t, messages(300)[300-len(texts):], texts)
 }
 
+// TestPage_WhoScrollsAwayAsNewsComeIsLeftThere scrolls in the moment before news are shown, when
+// the page has not yet been told of it.
+func TestPage_WhoScrollsAwayAsNewsComeIsLeftThere(t *testing.T) {
+	p := newProfile(t, shared.URL())
+	jack, marcus := people(t)
+	fill(t, shared.URL(), jack, marcus, 120)
+	w := p.open(visit(jack, marcus))
+	w.until(`document.querySelectorAll("#log li").length === 50 && ` + atEnd + ` && document.querySelector("#chats li")`)
+	w.run(`const fetched = window.fetch;
+		window.fetch = async (path, ...more) => {
+			const response = await fetched(path, ...more), text = await response.text();
+			response.text = async () => {
+				if (path.startsWith("/api/pull")) document.getElementById("scroll").scrollTop = 77;
+				return text;
+			};
+			return response;
+		}`)
+	send(t, shared.URL(), jack+":"+marcus, "message 120", marcus)
+	w.until(`document.querySelectorAll("#log li").length > 51 && !document.getElementById("newest").hidden`)
+	assert.False(t, eval[bool](w, atEnd))
+	texts := w.texts()
+	assert.Equal(t, messages(121)[121-len(texts):], texts)
+}
+
 func TestPage_ScrollingBackRepeatsAndLosesNothing(t *testing.T) {
 	p := newProfile(t, shared.URL())
 	jack, marcus := people(t)

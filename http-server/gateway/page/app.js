@@ -10,7 +10,7 @@ let session = new AbortController(); // ends when another member signs in
 let chats = []; // as the service listed them
 let listPages = 1, nextChats = 0; // how much of the list is shown, and the cursor of what is not
 let chat = null; // the open one
-let following = true; // whether its end is on the screen
+let following = true; // whether its end was on the screen when it was last scrolled
 const marks = new Map(); // by room: how far it is read, as the service last said
 const drafts = new Map(); // by member and room: what is not sent yet
 let outbox = JSON.parse(sessionStorage.getItem('outbox') ?? '[]'); // sends without an answer, for a reload
@@ -374,7 +374,7 @@ function pullNews(opened) {
 }
 
 function append(opened, messages) {
-	const follow = following;
+	const follow = atEnd();
 	opened.end += messages.length;
 	$('log').append(...messages.map(itemOf));
 	for (const { sender, text } of messages) {
@@ -486,6 +486,7 @@ function showOutbox() {
 	try {
 		sessionStorage.setItem('outbox', JSON.stringify(outbox.filter((m) => m.state !== 'sent').map((m) => ({ ...m, arrived: false }))));
 	} catch { /* more than the browser keeps: a reload forgets it */ }
+	const follow = atEnd();
 	$('outbox').replaceChildren(...outbox.filter((m) => m.me === me && m.room === chat?.room && !m.arrived).map((m) => {
 		const item = element('li', { className: `own ${m.state}` }, element('p', { className: 'about', textContent: m.state === 'failed' ? `Failed. ${m.why}` : m.state }), textOf(m.text));
 		if (m.state === 'failed') {
@@ -495,7 +496,7 @@ function showOutbox() {
 		}
 		return item;
 	}));
-	if (chat && following) $('scroll').scrollTop = $('scroll').scrollHeight;
+	if (follow) $('scroll').scrollTop = $('scroll').scrollHeight;
 }
 
 // --- Who one is, and which chat is open: the address says both
