@@ -1,15 +1,16 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,8 +19,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
@@ -111,42 +110,25 @@ func TestReadyz_TellsWhichPartIsDownAndSinceWhen(t *testing.T) {
 	}
 }
 
-// scrape parses and lints the metrics of a server.
+// scrape returns and lints the metrics of a server.
 func scrape(t *testing.T, p *stack.Process) map[string]*dto.MetricFamily {
 	t.Helper()
-	resp, err := client.Get("http://" + p.Admin + "/metrics")
+	families, err := p.Metrics(t.Context())
 	require.NoError(t, err)
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	problems, err := promlint.New(bytes.NewReader(body)).Lint()
+	problems, err := promlint.NewWithMetricFamilies(slices.Collect(maps.Values(families))).Lint()
 	require.NoError(t, err)
 	assert.Empty(t, problems, p.Name)
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
-	require.NoError(t, err)
 	return families
 }
 
 // value sums a counter or gauge over the servers and over all labels but those
 // given, which are pairs.
-func value(t *testing.T, servers []*stack.Process, name string, labels ...string) float64 {
+func value(t *testing.T, servers []*stack.Process, name string, labels ...string) (sum float64) {
 	t.Helper()
-	sum := 0.0
 	for _, p := range servers {
-		for _, m := range scrape(t, p)[name].GetMetric() {
-			has := map[string]string{}
-			for _, l := range m.Label {
-				has[l.GetName()] = l.GetValue()
-			}
-			matches := true
-			for i := 0; i < len(labels); i += 2 {
-				matches = matches && has[labels[i]] == labels[i+1]
-			}
-			if matches {
-				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
-			}
-		}
+		v, err := p.Metric(t.Context(), name, labels...)
+		require.NoError(t, err)
+		sum += v
 	}
 	return sum
 }

@@ -83,6 +83,7 @@ type Request struct {
 	Call   string // "send", "pull" or, of a pull that waits, "wait"
 	Chat   string
 	Status int    // 0 for a broken connection
+	News   bool   // whether a pull gave messages, or said that the chat went back
 	Err    string `json:",omitempty"`
 }
 
@@ -248,20 +249,20 @@ func (r *run) sendOne(number int, again bool) {
 func (r *run) post(number int, m *message) int {
 	began := time.Now()
 	status, err := r.client.send(r.chat(m.chat), text(number), r.member(m.chat, number%2 == 1), m.key)
-	r.note("send", r.chat(m.chat), began, status, err)
+	r.note(Request{Call: "send", Chat: r.chat(m.chat), Status: status}, began, err)
 	return status
 }
 
 // note tells of a request that has ended, and keeps it if it failed.
-func (r *run) note(call, chat string, began time.Time, status int, err error) {
-	req := Request{At: time.Now(), Took: time.Since(began), Call: call, Chat: chat, Status: status}
+func (r *run) note(req Request, began time.Time, err error) {
+	req.At, req.Took = time.Now(), time.Since(began)
 	if err != nil {
 		req.Err = err.Error()
 	}
 	if r.Observe != nil {
 		r.Observe(req)
 	}
-	if err == nil && status < 500 {
+	if err == nil && req.Status < 500 {
 		return
 	}
 	r.mu.Lock()
@@ -306,7 +307,7 @@ func (r *run) pull(ctx context.Context, q query) (page, error) {
 	if q.wait > 0 {
 		call = "wait"
 	}
-	r.note(call, q.chat, began, status, err)
+	r.note(Request{Call: call, Chat: q.chat, Status: status, News: len(p.Messages) > 0 || p.Total < q.cursor}, began, err)
 	switch {
 	case err != nil:
 		return page{}, fmt.Errorf("pulling %s: %w", q.chat, err)

@@ -89,7 +89,7 @@ func (r *run) listOnce(ctx context.Context, member string) (all memberList, err 
 		if status == http.StatusNotFound {
 			return memberList{}, errNoLists
 		}
-		r.note("chats", member, began, status, err)
+		r.note(Request{Call: "chats", Chat: member, Status: status}, began, err)
 		switch {
 		case err != nil:
 			return memberList{}, fmt.Errorf("listing the chats of %s: %w", member, err)

@@ -103,17 +103,21 @@ func olderServers(t *testing.T, o *stack.Options) {
 func upgrade(ctx context.Context, s *scene) {
 	base, err := baseBin()
 	assert.NoError(s, err)
-	for _, tier := range []struct {
-		servers []*stack.Process
-		bin     string
-	}{{s.Gateways, bin}, {s.RPCServers, bin}, {s.RPCServers, base}, {s.Gateways, base}} {
-		for _, p := range tier.servers {
-			p.SetBin(tier.bin)
+	replace := func(servers []*stack.Process, bin string) {
+		for _, p := range servers {
+			p.SetBin(bin)
 			s.restart(p)
 			s.times.Add(1)
 			sleep(ctx, 500*time.Millisecond)
 		}
 	}
+	replace(s.Gateways, bin)
+	s.allow("wait", http.StatusOK, time.Time{}, time.Now()) // an older gateway holds no answer back
+	sleep(ctx, 5*time.Second)
+	replace(s.RPCServers, bin)
+	replace(s.RPCServers, base)
+	s.allow("wait", http.StatusOK, time.Now(), time.Now().Add(time.Hour))
+	replace(s.Gateways, base)
 	assert.NoError(s, ctx.Err(), "the upgrade took longer than the checker ran")
 }
 

@@ -99,6 +99,7 @@ type scene struct {
 	logs  string
 
 	times   atomic.Int64 // how often something was broken
+	stops   atomic.Int64 // how often a gateway was stopped
 	figures []string     // what was measured, for docs/faults.md
 
 	mu       sync.Mutex
@@ -196,6 +197,7 @@ type outcome struct {
 	fault
 	times   int64
 	still   int
+	waits   int // requests of those who follow
 	figures []string
 	report  *check.Report
 }
@@ -252,7 +254,7 @@ func (f fault) run(t *testing.T, bin string) (*scene, *check.Report) {
 		patience = 0
 	}
 	report, err := check.Run(t.Context(), check.Options{
-		URLs: urls, Duration: duration, Chats: chats, Fresh: f.fresh, Rate: rate, Patience: patience, Repeats: 10, Pollers: 2, Wait: 20 * time.Second, Readers: 1, Seed: *seed, Observe: s.observe,
+		URLs: urls, Duration: duration, Chats: chats, Fresh: f.fresh, Rate: rate, Patience: patience, Repeats: 10, Pollers: 2, Wait: wait, Readers: 1, Seed: *seed, Observe: s.observe,
 	})
 	<-broken
 	unwatch()
@@ -262,8 +264,10 @@ func (f fault) run(t *testing.T, bin string) (*scene, *check.Report) {
 	return s, report
 }
 
-// chats is how many are followed.
-const chats = 40
+const (
+	chats = 100              // that are followed, each by one who waits
+	wait  = 20 * time.Second // of a follower
+)
 
 // survive breaks something, and sees to it that no message is lost, stored twice
 // or out of order, and that no request fails but those that may.
@@ -291,7 +295,7 @@ func (f fault) survive(t *testing.T) {
 		}
 	}
 	assert.Empty(t, unexcused[:min(20, len(unexcused))], "%d requests failed", len(unexcused))
-	s.boundsFollowers(report)
+	waits := s.boundsFollowers(report)
 	for _, p := range s.Processes() {
 		log, err := os.ReadFile(p.Log)
 		assert.NoError(t, err)
@@ -300,22 +304,39 @@ func (f fault) survive(t *testing.T) {
 	if f.after != nil {
 		f.after(s, report)
 	}
-	outcomes = append(outcomes, outcome{f, s.times.Load(), len(s.still), s.figures, report})
+	outcomes = append(outcomes, outcome{f, s.times.Load(), len(s.still), waits, s.figures, report})
 }
 
-// boundsFollowers sees to it that followers who wait ask once for each message, and not again
-// and again where something fails.
-func (s *scene) boundsFollowers(report *check.Report) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	waits := 0
+// boundsFollowers sees to it that those who wait are answered when there is news or their time is
+// over, and that the gateways neither look nor count again and again for them meanwhile. It
+// returns how many requests they made.
+func (s *scene) boundsFollowers(report *check.Report) (waits int) {
+	early := 0
 	for _, r := range s.requests {
-		if r.Call == "wait" {
-			waits++
+		if r.Call != "wait" {
+			continue
+		}
+		waits++
+		if r.Status == http.StatusOK && !r.News && r.Took < wait-time.Second && !s.excused(r) {
+			early++
 		}
 	}
-	const eachSecond = 11 // a follower pauses for 100 ms after a failure
-	assert.Less(s, waits, report.Polled+int(chats*eachSecond*report.Took.Seconds()), "followers ask without a pause")
+	assert.LessOrEqual(s, early, chats*int(s.stops.Load()), "they were answered without news, though no gateway was stopped")
+	sum := func(metric string, labels ...string) (sum float64) {
+		for _, p := range s.Gateways {
+			n, err := p.Metric(s.Context(), metric, labels...)
+			assert.NoError(s, err)
+			sum += n
+		}
+		return sum
+	}
+	const metric = "rpc_client_wait_looks_total"
+	looks, counts := sum(metric, "cause", "timer")+sum(metric, "cause", "stream"), sum("rpc_client_wait_counts_total")
+	most := chats * report.Took.Seconds() // one of each a second, of each chat
+	assert.LessOrEqual(s, looks, most, "they look again and again")
+	assert.LessOrEqual(s, counts, most, "they count again and again")
+	s.Logf("%d waits for %d messages; %d ended early without news; %.0f looks without a hint, %.0f counts", waits, report.Polled, early, looks, counts)
+	return waits
 }
 
 func (s *scene) excused(f check.Request) bool {
@@ -364,6 +385,9 @@ func (s *scene) start(p *stack.Process) {
 
 // restart stops a process, starts it again and waits until it answers.
 func (s *scene) restart(p *stack.Process) {
+	if slices.Contains(s.Gateways, p) {
+		s.stops.Add(1)
+	}
 	assert.NoError(s, p.Stop())
 	assert.Zero(s, p.ExitCode(), p.Name)
 	s.start(p)
@@ -391,8 +415,8 @@ func write(path string) error {
 	for _, o := range outcomes {
 		r := o.report
 		total, unknown, still = total+r.Acknowledged, unknown+r.Unknown, still+o.still
-		fmt.Fprintf(&b, "| %s | %.0f | %d | %d | %d | %d | %d | %d | %s | %.2f |\n", o.name, o.full.Seconds(), o.times,
-			r.Acknowledged, r.Unknown, r.Lost, r.Twice, r.Misordered+r.Gaps+r.Repeats+r.Unexpected+r.WentBack, failures(r), r.LongestPause.Seconds())
+		fmt.Fprintf(&b, "| %s | %.0f | %d | %d | %d | %d | %d | %d | %d | %s | %.2f |\n", o.name, o.full.Seconds(), o.times,
+			r.Acknowledged, r.Unknown, r.Lost, r.Twice, r.Misordered+r.Gaps+r.Repeats+r.Unexpected+r.WentBack, o.waits, failures(r), r.LongestPause.Seconds())
 		for _, figure := range o.figures {
 			fmt.Fprintf(&measured, "- `%s`: %s\n", o.id, figure)
 		}
@@ -411,12 +435,13 @@ otherwise. ` + "`make faults`" + ` runs all rows and writes this page;
 ` + "`go -C e2e test ./faults -full -run 'TestFaults/NAME'`" + ` repeats one.
 
 Commit %s, seed %d, %d cores. "Broken" counts how often the fault happened; "wrong" counts messages out of order and gaps
-or repeats that a follower saw; the pause is the longest time, in seconds, in which no message was acknowledged.
+or repeats that a follower saw; "waits" are the requests of a hundred followers, each of whom waits for news of a chat, asks again at once
+when they came, and a tenth of a second after a failure; the pause is the longest time, in seconds, in which no message was acknowledged.
 
 A Redis Cluster has three masters with a replica each; Sentinel, three of them, watches a master with one replica. When a master dies, Redis
 may drop what no replica had yet. Where a replica is waited for that was never acknowledged; but a follower may have seen it, and then
 misses what takes its place. That is what those rows have as wrong.
 
-| fault | seconds | broken | acknowledged | unknown | lost | twice | wrong | failed requests | pause |
-|---|---|---|---|---|---|---|---|---|---|
+| fault | seconds | broken | acknowledged | unknown | lost | twice | wrong | waits | failed requests | pause |
+|---|---|---|---|---|---|---|---|---|---|---|
 `

@@ -77,7 +77,7 @@ func (c *Client) Collectors() []prometheus.Collector {
 		return n
 	}
 	return []prometheus.Collector{
-		c.waits.metrics.hints, c.waits.metrics.looks,
+		c.waits.metrics.hints, c.waits.metrics.counts, c.waits.metrics.looks,
 		gauge("rpc_client_streams", "rpc-servers whose stream is open, on which they give hints.", listening),
 		c.metrics.calls, c.metrics.callDuration, c.metrics.queueDuration, c.metrics.batchCalls, c.balancer.attempts,
 		gauge("rpc_client_instances_known", "rpc-servers that etcd named last.", func() float64 { return float64(len(c.balancer.instances())) }),

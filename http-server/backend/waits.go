@@ -260,6 +260,7 @@ func (w *waits) count(ctx context.Context, names []string) {
 }
 
 func (w *waits) countTogether(ctx context.Context, names []string) {
+	w.metrics.counts.Add(float64(len(names)))
 	totals, err := w.totals(ctx, names)
 	switch {
 	case errors.Is(err, errNoTotals):
@@ -348,13 +349,14 @@ func (w *waits) remove(names ...string) {
 
 // waitMetrics are those of who waits.
 type waitMetrics struct {
-	hints prometheus.Counter
-	looks *prometheus.CounterVec // by cause
+	hints, counts prometheus.Counter
+	looks         *prometheus.CounterVec // by cause
 }
 
 func newWaitMetrics() *waitMetrics {
 	return &waitMetrics{
-		hints: prometheus.NewCounter(prometheus.CounterOpts{Name: "rpc_client_hints_total", Help: "Hints of the rpc-servers that something was stored which is waited for."}),
+		hints:  prometheus.NewCounter(prometheus.CounterOpts{Name: "rpc_client_hints_total", Help: "Hints of the rpc-servers that something was stored which is waited for."}),
+		counts: prometheus.NewCounter(prometheus.CounterOpts{Name: "rpc_client_wait_counts_total", Help: "Chats and lists that were counted for those who wait for their news."}),
 		looks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rpc_client_wait_looks_total", Help: "Looks of those who wait, by cause: hint, timer, or stream where a new one was opened.",
 		}, []string{"cause"}),
