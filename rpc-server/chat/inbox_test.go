@@ -33,7 +33,7 @@ func TestInbox_HasARoomBeforeItsFirstMessage(t *testing.T) {
 		_, zoe, _ := strings.Cut(chat, ":")
 		s.lookAtServers(t.Context()) // else each first connection to one has everything forgotten
 		var puts, appends, before atomic.Int64
-		hookOn(s.sends, func(cmds []redis.Cmder) {
+		addHook(s.sends, beforePipeline(func(cmds []redis.Cmder) {
 			for _, cmd := range cmds {
 				switch script := fmt.Sprint(cmd.Args()...); {
 				case strings.Contains(script, inboxScript.hash):
@@ -44,7 +44,7 @@ func TestInbox_HasARoomBeforeItsFirstMessage(t *testing.T) {
 					}
 				}
 			}
-		})
+		}))
 		s.append(t, newMessage(t, chat, "ann", "first"))
 		assert.EqualValues(t, 1, before.Load())
 		assert.Equal(t, []string{chat}, s.inbox(t, zoe))
@@ -258,11 +258,11 @@ func crashing(t *testing.T, args []string) {
 	n, err := strconv.ParseInt(args[2], 10, 64)
 	require.NoError(t, err)
 	var pipelines atomic.Int64
-	hookOn(s.sends, func(cmds []redis.Cmder) {
+	addHook(s.sends, beforePipeline(func(cmds []redis.Cmder) {
 		if strings.HasPrefix(cmds[0].Name(), "eval") && pipelines.Add(1) == n {
 			os.Exit(3)
 		}
-	})
+	}))
 	for i := range 3 {
 		s.append(t, newMessage(t, fmt.Sprintf("%d:%s", i, args[1]), args[1], "hello"))
 	}

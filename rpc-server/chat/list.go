@@ -18,14 +18,16 @@ const (
 	longList = 1000
 	// lastTogether is how many newest messages are read at a time.
 	lastTogether = 16
+	// newestTogether is of how many rooms one Redis tells the newest message's time in a call.
+	newestTogether = 16
 	// unreadChunk is of how many messages the senders are looked at in a call.
 	unreadChunk = 16
 	// beginningBytes has the id and the sender of any message, in any escaping.
 	beginningBytes = len(`{"id":"","sender":""`) + 2*128 + 2*member.MaxBytes
 )
 
-//go:embed time.lua
-var timeLua string
+//go:embed newest.lua
+var newestLua string
 
 //go:embed beginnings.lua
 var beginningsLua string
@@ -34,7 +36,7 @@ var beginningsLua string
 var readLua string
 
 var (
-	timeScript       = newScript(timeLua)
+	newestScript     = newScript(newestLua)
 	beginningsScript = newScript(beginningsLua)
 	readScript       = newScript(readLua)
 )
@@ -53,8 +55,14 @@ func (s *Store) Total(ctx context.Context, m Member) (int64, error) {
 		return 0, err
 	}
 	defer release()
-	_, total, err := s.counted(ctx, rooms)
-	return total, err
+	total := int64(0)
+	for _, count := range s.totals(ctx, s.pages.runApart, rooms) {
+		if count.Err != nil {
+			return 0, count.Err
+		}
+		total += count.Value
+	}
+	return total, nil
 }
 
 // Chats reads some of a member's chats, those in which somebody wrote. The error is as that of
@@ -67,11 +75,8 @@ func (s *Store) Chats(ctx context.Context, q ListQuery) (List, error) {
 		return List{}, err
 	}
 	defer release()
-	all, total, err := s.counted(ctx, rooms)
+	all, total, err := s.ordered(ctx, rooms)
 	if err != nil {
-		return List{}, err
-	}
-	if err := s.order(ctx, all); err != nil {
 		return List{}, err
 	}
 	page := all[min(q.cursor, int64(len(all))):]
@@ -96,8 +101,8 @@ func (s *Store) Chats(ctx context.Context, q ListQuery) (List, error) {
 // listed is a chat of a list that is being read.
 type listed struct {
 	Listed
-	name string // of the room
-	time int64  // of the newest message
+	name string  // of the room
+	time float64 // of the newest message
 }
 
 // inbox returns the rooms in a member's inbox. Where there are many, it waits for its turn; the
@@ -123,21 +128,6 @@ func (s *Store) inbox(ctx context.Context, m Member) (rooms []Room, release func
 	}
 }
 
-// counted returns those of rooms that have messages, with their totals, and the sum of these.
-// Whatever is read later is of the messages that were counted: what comes meanwhile is in none
-// of it.
-func (s *Store) counted(ctx context.Context, rooms []Room) (chats []listed, total int64, err error) {
-	for i, count := range s.totals(ctx, s.pages.runApart, rooms) {
-		if count.Err != nil {
-			return nil, 0, count.Err
-		}
-		if total += count.Value; count.Value > 0 {
-			chats = append(chats, listed{Listed: Listed{Room: rooms[i], Total: count.Value}, name: rooms[i].String()})
-		}
-	}
-	return chats, total, nil
-}
-
 // runAll runs commands, and returns the error of one that failed.
 func (s *Store) runAll(ctx context.Context, commands []*command) error {
 	for _, err := range s.pages.runApart(ctx, commands) {
@@ -148,24 +138,40 @@ func (s *Store) runAll(ctx context.Context, commands []*command) error {
 	return nil
 }
 
-// order sorts chats, the one with the newest message first, equal times by the room's name.
-func (s *Store) order(ctx context.Context, chats []listed) (err error) {
-	commands := make([]*command, len(chats))
-	for i, c := range chats {
-		commands[i] = newCommand(redis.NewStringCmd, timeScript, c.Room.key(), c.Total-1)
+// ordered returns those of rooms that have messages, the one with the newest message first, equal
+// times by the room's name, and how many messages all have. Whatever is read later is of the
+// messages that were counted: what comes meanwhile is in none of it.
+func (s *Store) ordered(ctx context.Context, rooms []Room) (chats []listed, total int64, err error) {
+	together := newestTogether
+	if s.pages.several() {
+		together = 1 // rooms lie in different slots
+	}
+	var commands []*command
+	for some := range slices.Chunk(rooms, together) {
+		commands = append(commands, newCommandOf(redis.NewStringSliceCmd, newestScript, some))
 	}
 	if err := s.runAll(ctx, commands); err != nil {
-		return err
+		return nil, 0, err
 	}
-	for i, c := range commands {
-		if chats[i].time, err = strconv.ParseInt(c.Cmder.(*redis.StringCmd).Val(), 10, 64); err != nil {
-			return err
+	for i, r := range rooms {
+		reply := commands[i/together].Cmder.(*redis.StringSliceCmd).Val()[2*(i%together):]
+		count, err := strconv.ParseInt(reply[0], 10, 64)
+		if err != nil {
+			return nil, 0, err
 		}
+		if count == 0 {
+			continue
+		}
+		chat := listed{Listed: Listed{Room: r, Total: count}, name: r.String()}
+		if chat.time, err = strconv.ParseFloat(reply[1], 64); err != nil {
+			return nil, 0, err
+		}
+		chats, total = append(chats, chat), total+count
 	}
 	slices.SortFunc(chats, func(a, b listed) int {
 		return cmp.Or(cmp.Compare(b.time, a.time), cmp.Compare(a.name, b.name))
 	})
-	return nil
+	return chats, total, nil
 }
 
 // newest reads the newest message of each chat. It ends, after the first at the earliest,

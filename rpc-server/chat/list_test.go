@@ -151,28 +151,28 @@ func (m *talk) check(t *rapid.T, name string, cursor int64, limit int32) {
 	require.Equal(t, want, got, "%s from %d, %d chats", name, cursor, limit)
 }
 
-// hookOn has f called before each pipeline of a client.
-func hookOn(client redis.UniversalClient, f func(cmds []redis.Cmder)) {
-	h := before(f)
-	if cluster, ok := client.(*redis.ClusterClient); ok {
-		cluster.OnNewNode(func(node *redis.Client) { node.AddHook(h) })
-		cluster.ForEachShard(context.Background(), func(_ context.Context, node *redis.Client) error {
-			node.AddHook(h)
-			return nil
-		})
+// addHook adds a hook to a client of Redis or, of a Redis Cluster, to that of each node.
+func addHook(client redis.UniversalClient, h redis.Hook) {
+	cluster, ok := client.(*redis.ClusterClient)
+	if !ok {
+		client.AddHook(h)
 		return
 	}
-	client.AddHook(h)
+	cluster.ForEachShard(context.Background(), func(_ context.Context, node *redis.Client) error {
+		node.AddHook(h)
+		return nil
+	})
+	cluster.OnNewNode(func(node *redis.Client) { node.AddHook(h) })
 }
 
-// before is called before each pipeline.
-type before func(cmds []redis.Cmder)
+// beforePipeline is called before each pipeline.
+type beforePipeline func(cmds []redis.Cmder)
 
-func (f before) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (f beforePipeline) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (f before) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (f beforePipeline) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
-func (f before) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (f beforePipeline) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		f(cmds)
 		return next(ctx, cmds)
@@ -196,11 +196,11 @@ func TestChats_WhatTheyLackIsAboveTheirTotal(t *testing.T) {
 					other = "bob:" + zoe
 				}
 				var steps atomic.Int64
-				hookOn(s.pulls, func([]redis.Cmder) {
+				addHook(s.pulls, beforePipeline(func([]redis.Cmder) {
 					if steps.Add(1) == step {
 						writer.append(t, newMessage(t, other, zoe, "second"))
 					}
-				})
+				}))
 				q, err := NewListQuery(zoe, 0, 0)
 				require.NoError(t, err)
 				list, err := s.Chats(t.Context(), q)
@@ -220,6 +220,7 @@ func TestChats_WhatTheyLackIsAboveTheirTotal(t *testing.T) {
 				}
 				assert.Equal(t, sum, list.Total)
 				if steps.Load() < step {
+					assert.Greater(t, step, int64(4), "there are more steps")
 					assert.EqualValues(t, 1, now, "nothing was stored: all steps are done")
 					return
 				}

@@ -1,6 +1,7 @@
 package chat
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,7 @@ import (
 const (
 	// maxCommands is the number of commands at which a pipeline takes no more.
 	maxCommands = 64
-	// maxApart is the most commands of a pipeline apart, each of which takes microseconds.
+	// maxApart is the most keys of a pipeline apart, each of which takes microseconds.
 	maxApart = 128
 	// apartAtATime is how many pipelines apart a caller has at a master: while Redis runs one,
 	// this process writes and reads the other.
@@ -43,10 +44,12 @@ var (
 	errEjected     = errors.New("the master does not answer")
 )
 
-// command is a command with one key: a call of a script or, where that is empty, another one.
+// command is a call of a script or, where that is empty, another command. It has one key, or
+// several of one server.
 type command struct {
 	redis.Cmder
 	key    string
+	keys   int // how many it has, if that is not one
 	script script
 	err    error // of the script, or of the replicas that it waits for
 	unit   *unit // nil if it was refused with err
@@ -54,6 +57,15 @@ type command struct {
 
 func newCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s script, key string, args ...any) *command {
 	return &command{Cmder: newCmd(context.Background(), append([]any{"evalsha", s.hash, 1, key}, args...)...), key: key, script: s}
+}
+
+// newCommandOf returns a call of a script for several rooms of one server.
+func newCommandOf[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s script, rooms []Room) *command {
+	args := []any{"evalsha", s.hash, len(rooms)}
+	for _, r := range rooms {
+		args = append(args, r.key())
+	}
+	return &command{Cmder: newCmd(context.Background(), args...), key: rooms[0].key(), keys: len(rooms), script: s}
 }
 
 func newPlainCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, name, key string, args ...any) *command {
@@ -122,7 +134,7 @@ func (p *pipelines) runApart(ctx context.Context, commands []*command) []error {
 		masters.Go(func() {
 			var pipelines errgroup.Group
 			pipelines.SetLimit(apartAtATime)
-			for some := range slices.Chunk(commands, maxApart) {
+			for some := range slices.Chunk(commands, maxApart/cmp.Or(commands[0].keys, 1)) {
 				pipelines.Go(func() error {
 					p.exec(ctx, server, false, some, maxRedirects)
 					return nil

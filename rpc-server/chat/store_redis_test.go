@@ -145,10 +145,12 @@ func TestStore_IsUnavailableWhereRedisDiesBeforeItHasTheScript(t *testing.T) {
 	server := ownRedis(t)
 	s := newRig(t, server.addrs(), patience)
 	for _, client := range []redis.UniversalClient{s.sends, s.pulls} {
-		client.AddHook(afterNoScript{server.kill})
+		addHook(client, afterNoScript{server.kill})
 		s.requireUnavailable(t, newChat())
 		require.NoError(t, server.start())
-		require.NoError(t, server.wait())
+		if *onCluster {
+			require.NoError(t, server.untilInfo(t.Context(), "cluster_state:ok"))
+		}
 	}
 }
 
