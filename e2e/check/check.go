@@ -83,7 +83,7 @@ type Request struct {
 	Call   string // "send", "pull" or, of a pull that waits, "wait"
 	Chat   string
 	Status int    // 0 for a broken connection
-	News   bool   // whether a pull gave messages, or said that the chat went back
+	News   bool   // whether a wait gave messages, or said that the chat went back
 	Err    string `json:",omitempty"`
 }
 
@@ -303,11 +303,11 @@ func (r *run) pull(ctx context.Context, q query) (page, error) {
 	if ctx.Err() != nil { // the checker gave up, for which nobody is to blame
 		return page{}, ctx.Err()
 	}
-	call := "pull"
+	req := Request{Call: "pull", Chat: q.chat, Status: status}
 	if q.wait > 0 {
-		call = "wait"
+		req.Call, req.News = "wait", len(p.Messages) > 0 || status == http.StatusOK && p.Total < q.cursor
 	}
-	r.note(Request{Call: call, Chat: q.chat, Status: status, News: len(p.Messages) > 0 || p.Total < q.cursor}, began, err)
+	r.note(req, began, err)
 	switch {
 	case err != nil:
 		return page{}, fmt.Errorf("pulling %s: %w", q.chat, err)

@@ -31,7 +31,7 @@ var faults = []fault{
 	{id: "rpc-servers-restarted", name: "rolling SIGTERM restart of both rpc-servers", full: 30 * time.Second, breaks: restartRPCServers},
 	{id: "gateways-restarted", name: "rolling SIGTERM restart of two gateways; the client turns to the other when one closes its connection", full: 30 * time.Second, gateways: 2, breaks: restartGateways},
 	{id: "rpc-server-frozen", name: "SIGSTOP of one of two rpc-servers for 10 s", brief: 6 * time.Second, full: 20 * time.Second, breaks: freezeRPCServer, after: sameOfBase},
-	{id: "upgrade", name: "rolling upgrade of two gateways and both rpc-servers from revision " + baseRevision + " to this one, and back; the client turns to the other gateway when one closes its connection", full: 36 * time.Second, gateways: 2, noLists: true, change: olderServers, breaks: upgrade, after: measureOldGateway},
+	{id: "upgrade", name: "rolling upgrade of two gateways and both rpc-servers from revision " + baseRevision + " to this one, and back; the client turns to the other gateway when one closes its connection", full: 45 * time.Second, gateways: 2, noLists: true, change: olderServers, breaks: upgrade, after: measureOldGateway},
 	{id: "redis-killed", name: "SIGKILL of Redis, started again a second later", brief: 7 * time.Second, full: 40 * time.Second, breaks: killRedis},
 	{id: "disk-full", name: "disk full for the append-only file", full: 40 * time.Second, change: smallDisk, breaks: fillDisk},
 	{id: "memory-full", name: "maxmemory reached (noeviction)", brief: 5 * time.Second, full: 30 * time.Second, breaks: fillMemory},

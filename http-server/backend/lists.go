@@ -39,7 +39,8 @@ type list struct {
 
 // look is one at a list, that several wait for.
 type look struct {
-	limit int // the highest that is asked for
+	name  string // of the member, as one of them wrote it: a folded one may be too long
+	limit int    // the highest that is asked for
 	done  chan struct{}
 	resp  *rpc.ChatsResponse
 	err   error
@@ -74,30 +75,30 @@ func (c *Client) SharedChats(ctx context.Context, req *rpc.ChatsRequest) (*rpc.C
 
 // join returns a look that begins from now on.
 func (s *lists) join(name string, limit int) *look {
-	name = member.Fold(name)
+	folded := member.Fold(name)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.byMember[name]
+	l := s.byMember[folded]
 	if l == nil {
 		l = &list{}
-		s.byMember[name] = l
-		go s.look(name, l)
+		s.byMember[folded] = l
+		go s.look(folded, l)
 	}
 	if l.next == nil {
-		l.next = &look{done: make(chan struct{})}
+		l.next = &look{name: name, done: make(chan struct{})}
 	}
 	l.next.limit = max(l.next.limit, limit)
 	return l.next
 }
 
 // look reads a member's list for as long as anybody asks for it.
-func (s *lists) look(name string, l *list) {
+func (s *lists) look(folded string, l *list) {
 	for {
 		s.slots <- struct{}{}
 		s.mu.Lock()
 		next := l.next
 		if l.next = nil; next == nil {
-			delete(s.byMember, name)
+			delete(s.byMember, folded)
 		}
 		s.mu.Unlock()
 		if next == nil {
@@ -105,7 +106,7 @@ func (s *lists) look(name string, l *list) {
 			return
 		}
 		began, pause := time.Now(), listPause
-		next.resp, next.err = s.read(context.Background(), &rpc.ChatsRequest{Member: name, Limit: int32(next.limit)})
+		next.resp, next.err = s.read(context.Background(), &rpc.ChatsRequest{Member: next.name, Limit: int32(next.limit)})
 		<-s.slots
 		close(next.done)
 		if next.err == nil && next.resp.GetCount() > longList {

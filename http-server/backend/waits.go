@@ -260,7 +260,6 @@ func (w *waits) count(ctx context.Context, names []string) {
 }
 
 func (w *waits) countTogether(ctx context.Context, names []string) {
-	w.metrics.counts.Add(float64(len(names)))
 	totals, err := w.totals(ctx, names)
 	switch {
 	case errors.Is(err, errNoTotals):
@@ -270,6 +269,7 @@ func (w *waits) countTogether(ctx context.Context, names []string) {
 		slog.Debug("chats that are waited for cannot be counted", "err", err)
 		totals = slices.Repeat([]int64{rpc.UNKNOWN_TOTAL}, len(names))
 	}
+	w.metrics.counts.Add(float64(len(names)))
 	w.compare(names, totals)
 }
 
@@ -356,7 +356,7 @@ type waitMetrics struct {
 func newWaitMetrics() *waitMetrics {
 	return &waitMetrics{
 		hints:  prometheus.NewCounter(prometheus.CounterOpts{Name: "rpc_client_hints_total", Help: "Hints of the rpc-servers that something was stored which is waited for."}),
-		counts: prometheus.NewCounter(prometheus.CounterOpts{Name: "rpc_client_wait_counts_total", Help: "Chats and lists that were counted for those who wait for their news."}),
+		counts: prometheus.NewCounter(prometheus.CounterOpts{Name: "rpc_client_wait_counts_total", Help: "Chats and lists that the rpc-servers were asked to count for those who wait for their news."}),
 		looks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "rpc_client_wait_looks_total", Help: "Looks of those who wait, by cause: hint, timer, or stream where a new one was opened.",
 		}, []string{"cause"}),

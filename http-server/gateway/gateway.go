@@ -176,7 +176,7 @@ func (g *Gateway) pull(ctx context.Context, c *app.RequestContext) error {
 		return resp, failure(resp, err)
 	}
 	resp, err := await(ctx, g, c, held[*rpc.PullResponse]{
-		wait: req.Wait, name: req.Chat, waiter: g.Backend.Wait, look: look, together: look, turns: g.pullLooks,
+		wait: req.Wait, name: req.Chat, waiter: g.Backend.Wait, look: look, again: look, turns: g.pullLooks,
 		isNews: func(resp *rpc.PullResponse) bool { // messages, or the chat went back
 			return len(resp.Messages) > 0 || resp.GetTotal() < req.Cursor
 		},
@@ -232,7 +232,7 @@ func (g *Gateway) chats(ctx context.Context, c *app.RequestContext) error {
 		}
 	}
 	resp, err := await(ctx, g, c, held[*rpc.ChatsResponse]{
-		wait: req.Wait, name: req.Member, waiter: g.Backend.WaitList, look: look(g.Backend.Chats), together: look(g.Backend.SharedChats), turns: g.listLooks,
+		wait: req.Wait, name: req.Member, waiter: g.Backend.WaitList, look: look(g.Backend.Chats), again: look(g.Backend.SharedChats), turns: g.listLooks,
 		isNews: func(resp *rpc.ChatsResponse) bool { return resp.GetTotal() != req.Total },
 	}, caller.until)
 	if err != nil {

@@ -46,11 +46,11 @@ type held[Resp counted] struct {
 	name   string // of the chat or the member
 	waiter func(ctx context.Context, name string) *backend.Waiter
 	look   func(ctx context.Context) (Resp, error)
-	// together looks, too, but with others that wait for the same. turns has an element for
-	// each such look that is under way, but for first ones.
-	together func(ctx context.Context) (Resp, error)
-	turns    chan struct{}
-	isNews   func(Resp) bool // whether there is something to answer
+	// again looks after something has happened; turns has an element for each look of this kind
+	// that is under way.
+	again  func(ctx context.Context) (Resp, error)
+	turns  chan struct{}
+	isNews func(Resp) bool // whether there is something to answer
 }
 
 // counted is an answer that tells how many messages there are.
@@ -72,7 +72,7 @@ func await[Resp counted](ctx context.Context, g *Gateway, c *app.RequestContext,
 	defer over.Stop()
 	waiter := h.waiter(ctx, h.name)
 	defer waiter.Close()
-	resp, err = h.together(ctx)
+	resp, err = h.look(ctx)
 	if err != nil || h.isNews(resp) {
 		return resp, err
 	}
@@ -110,7 +110,7 @@ func await[Resp counted](ctx context.Context, g *Gateway, c *app.RequestContext,
 			turn = nil
 			stored, hinted = waiter.Hint()
 			go func() {
-				resp, err := h.together(ctx)
+				resp, err := h.again(ctx)
 				<-h.turns
 				looked <- outcome{resp, err}
 			}()
