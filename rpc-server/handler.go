@@ -95,6 +95,7 @@ func query(req *rpc.PullRequest) (chat.Query, error) {
 	return chat.NewQuery(req.Chat, req.Cursor, req.Limit, req.GetReverse(), req.GetTotal())
 }
 
+// Totals knows names that are folded alone, as those of hints and interests are.
 func (h *handler) Totals(ctx context.Context, names []string) ([]int64, error) {
 	totals := make([]int64, len(names))
 	var rooms []chat.Room
@@ -102,9 +103,9 @@ func (h *handler) Totals(ctx context.Context, names []string) ([]int64, error) {
 	var members sync.WaitGroup
 	for i, name := range names {
 		totals[i] = rpc.UNKNOWN_TOTAL
-		if room, err := chat.ParseRoom(name); err == nil {
+		if room, err := chat.ParseFoldedRoom(name); err == nil {
 			rooms, places = append(rooms, room), append(places, i)
-		} else if member, err := chat.ParseMember(name); err == nil {
+		} else if member, err := chat.ParseFoldedMember(name); err == nil {
 			members.Go(func() {
 				if total, err := h.store.Total(ctx, member); err == nil {
 					totals[i] = total

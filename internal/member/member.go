@@ -9,6 +9,10 @@ import (
 // MaxBytes is the most bytes that a name may have, as its member writes it.
 const MaxBytes = 128
 
+// MaxFoldedBytes is the most bytes that a folded name may have: a letter of two bytes, as Ⱥ, may
+// become one of three.
+const MaxFoldedBytes = MaxBytes * 3 / 2
+
 // Fold returns a name in the one form that all names of its member have. A letter is
 // lower-cased where its lower-case form upper-cases back to it, and kept otherwise: so that
 // İ is not i, and the Kelvin sign is not k, and nobody is taken for another one by it.

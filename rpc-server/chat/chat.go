@@ -45,7 +45,18 @@ type Room struct {
 }
 
 // ParseRoom reads "<member1>:<member2>". The error is an InvalidError.
-func ParseRoom(chat string) (Room, error) {
+func ParseRoom(chat string) (Room, error) { return parseRoom(chat, member.MaxBytes) }
+
+// ParseFoldedRoom reads what String of a Room has written. The error is an InvalidError.
+func ParseFoldedRoom(name string) (Room, error) {
+	room, err := parseRoom(name, member.MaxFoldedBytes)
+	if err == nil && room.String() != name {
+		return Room{}, invalid("chat: is not folded: %s", quote(name))
+	}
+	return room, err
+}
+
+func parseRoom(chat string, maxBytes int) (Room, error) {
 	if chat == "" {
 		return Room{}, invalid(`chat: is required, as "<member1>:<member2>"`)
 	}
@@ -56,8 +67,8 @@ func ParseRoom(chat string) (Room, error) {
 	if a == "" || b == "" || strings.Contains(b, ":") {
 		return Room{}, invalid(`chat: must be two names with one colon between them, as in "jack:marcus", not %s`, quote(chat))
 	}
-	if len(a) > member.MaxBytes || len(b) > member.MaxBytes {
-		return Room{}, invalid("chat: a member has more than %d bytes: %s", member.MaxBytes, quote(chat))
+	if len(a) > maxBytes || len(b) > maxBytes {
+		return Room{}, invalid("chat: a member has more than %d bytes: %s", maxBytes, quote(chat))
 	}
 	a, b = member.Pair(a, b)
 	return Room{[2]string{a, b}}, nil
@@ -79,7 +90,18 @@ type Member struct {
 }
 
 // ParseMember reads a name. The error is an InvalidError.
-func ParseMember(name string) (Member, error) {
+func ParseMember(name string) (Member, error) { return parseMember(name, member.MaxBytes) }
+
+// ParseFoldedMember reads a name that is folded. The error is an InvalidError.
+func ParseFoldedMember(name string) (Member, error) {
+	m, err := parseMember(name, member.MaxFoldedBytes)
+	if err == nil && m.name != name {
+		return Member{}, invalid("member: is not folded: %s", quote(name))
+	}
+	return m, err
+}
+
+func parseMember(name string, maxBytes int) (Member, error) {
 	if name == "" {
 		return Member{}, invalid("member: is required")
 	}
@@ -89,8 +111,8 @@ func ParseMember(name string) (Member, error) {
 	if strings.Contains(name, ":") {
 		return Member{}, invalid("member: must be one name, without a colon, not %s", quote(name))
 	}
-	if len(name) > member.MaxBytes {
-		return Member{}, invalid("member: has more than %d bytes: %s", member.MaxBytes, quote(name))
+	if len(name) > maxBytes {
+		return Member{}, invalid("member: has more than %d bytes: %s", maxBytes, quote(name))
 	}
 	return Member{member.Fold(name)}, nil
 }

@@ -113,7 +113,7 @@ func (s *Store) inbox(ctx context.Context, m Member) (rooms []Room, release func
 		return nil, nil, err
 	}
 	for _, name := range inbox.Cmder.(*redis.StringSliceCmd).Val() {
-		if room, err := ParseRoom(name); err == nil && room.has(m.name) { // else it is foreign
+		if room, err := ParseFoldedRoom(name); err == nil && room.has(m.name) { // else it is foreign
 			rooms = append(rooms, room)
 		}
 	}

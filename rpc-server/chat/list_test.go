@@ -28,7 +28,7 @@ func TestLists_AreThoseOfAPlainModel(t *testing.T) {
 		rapid.Check(t, func(rt *rapid.T) {
 			suffix := strings.ToLower(newChat()[len("ann:zoe"):])
 			m := &talk{rig: rig{open(s.addrs), s.addrs, s.redis}, rooms: map[Room][]Entry{}, marks: map[Member]map[Room]int64{}}
-			for _, name := range []string{"ann", "bob", "Zoë", "{x}", "a{b}c"} {
+			for _, name := range []string{"ann", "bob", "Zoë", "{x}", "a{b}c", strings.Repeat("Ⱥ", 50)} {
 				m.names = append(m.names, name+suffix)
 			}
 			defer func() { m.rig.Store.Close() }()

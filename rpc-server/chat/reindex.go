@@ -72,8 +72,7 @@ func (s *Store) reindex(ctx context.Context, server *redis.Client, progress func
 		}
 		var rooms []Room
 		for _, key := range keys {
-			name := strings.TrimPrefix(key, "chat:")
-			if room, err := ParseRoom(name); err == nil && room.String() == name { // else it is foreign
+			if room, err := ParseFoldedRoom(strings.TrimPrefix(key, "chat:")); err == nil { // else it is foreign
 				rooms = append(rooms, room)
 			}
 		}
