@@ -95,7 +95,6 @@ func query(req *rpc.PullRequest) (chat.Query, error) {
 	return chat.NewQuery(req.Chat, req.Cursor, req.Limit, req.GetReverse(), req.GetTotal())
 }
 
-// Totals knows names that are folded alone, as those of hints and interests are.
 func (h *handler) Totals(ctx context.Context, names []string) ([]int64, error) {
 	totals := make([]int64, len(names))
 	var rooms []chat.Room

@@ -47,14 +47,9 @@ type Room struct {
 // ParseRoom reads "<member1>:<member2>". The error is an InvalidError.
 func ParseRoom(chat string) (Room, error) { return parseRoom(chat, member.MaxBytes) }
 
-// ParseFoldedRoom reads what String of a Room has written. The error is an InvalidError.
-func ParseFoldedRoom(name string) (Room, error) {
-	room, err := parseRoom(name, member.MaxFoldedBytes)
-	if err == nil && room.String() != name {
-		return Room{}, invalid("chat: is not folded: %s", quote(name))
-	}
-	return room, err
-}
+// ParseFoldedRoom reads a room that may be folded, and so longer than its members write it. The
+// error is an InvalidError.
+func ParseFoldedRoom(chat string) (Room, error) { return parseRoom(chat, member.MaxFoldedBytes) }
 
 func parseRoom(chat string, maxBytes int) (Room, error) {
 	if chat == "" {
@@ -92,14 +87,9 @@ type Member struct {
 // ParseMember reads a name. The error is an InvalidError.
 func ParseMember(name string) (Member, error) { return parseMember(name, member.MaxBytes) }
 
-// ParseFoldedMember reads a name that is folded. The error is an InvalidError.
-func ParseFoldedMember(name string) (Member, error) {
-	m, err := parseMember(name, member.MaxFoldedBytes)
-	if err == nil && m.name != name {
-		return Member{}, invalid("member: is not folded: %s", quote(name))
-	}
-	return m, err
-}
+// ParseFoldedMember reads a name that may be folded, and so longer than its member writes it. The
+// error is an InvalidError.
+func ParseFoldedMember(name string) (Member, error) { return parseMember(name, member.MaxFoldedBytes) }
 
 func parseMember(name string, maxBytes int) (Member, error) {
 	if name == "" {

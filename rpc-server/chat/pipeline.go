@@ -1,7 +1,6 @@
 package chat
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,14 +48,14 @@ var (
 type command struct {
 	redis.Cmder
 	key    string
-	keys   int // how many it has, if that is not one
+	keys   int // how many it has
 	script script
 	err    error // of the script, or of the replicas that it waits for
 	unit   *unit // nil if it was refused with err
 }
 
 func newCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s script, key string, args ...any) *command {
-	return &command{Cmder: newCmd(context.Background(), append([]any{"evalsha", s.hash, 1, key}, args...)...), key: key, script: s}
+	return &command{Cmder: newCmd(context.Background(), append([]any{"evalsha", s.hash, 1, key}, args...)...), key: key, keys: 1, script: s}
 }
 
 // newCommandOf returns a call of a script for several rooms of one server.
@@ -69,7 +68,7 @@ func newCommandOf[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, s s
 }
 
 func newPlainCommand[Cmd redis.Cmder](newCmd func(context.Context, ...any) Cmd, name, key string, args ...any) *command {
-	return &command{Cmder: newCmd(context.Background(), append([]any{name, key}, args...)...), key: key}
+	return &command{Cmder: newCmd(context.Background(), append([]any{name, key}, args...)...), key: key, keys: 1}
 }
 
 // withSource has the script itself sent, in place of its hash.
@@ -134,7 +133,7 @@ func (p *pipelines) runApart(ctx context.Context, commands []*command) []error {
 		masters.Go(func() {
 			var pipelines errgroup.Group
 			pipelines.SetLimit(apartAtATime)
-			for some := range slices.Chunk(commands, maxApart/cmp.Or(commands[0].keys, 1)) {
+			for some := range slices.Chunk(commands, maxApart/commands[0].keys) {
 				pipelines.Go(func() error {
 					p.exec(ctx, server, false, some, maxRedirects)
 					return nil

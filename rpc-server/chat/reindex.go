@@ -72,7 +72,8 @@ func (s *Store) reindex(ctx context.Context, server *redis.Client, progress func
 		}
 		var rooms []Room
 		for _, key := range keys {
-			if room, err := ParseFoldedRoom(strings.TrimPrefix(key, "chat:")); err == nil { // else it is foreign
+			name := strings.TrimPrefix(key, "chat:")
+			if room, err := ParseFoldedRoom(name); err == nil && room.String() == name { // else it is foreign
 				rooms = append(rooms, room)
 			}
 		}
